@@ -1,0 +1,19 @@
+"""Dynamic batching as pure rules: told what happens, it says what to do."""
+
+from .batcher import Action, Answer, Batcher, Cancel, Overrun, Run
+from .item import Batch, Cut, Item, State
+from .policy import Rules
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Batch",
+    "Batcher",
+    "Cancel",
+    "Cut",
+    "Item",
+    "Overrun",
+    "Rules",
+    "Run",
+    "State",
+]

@@ -1,0 +1,366 @@
+"""The batcher: what runs, where, and when. It decides, and its owner carries the decisions out.
+
+Everything that happens is told to it with the instant at which it happened; `tick` returns what
+to do about it and when to ask again. It reads no clock and does no I/O, so that the same events
+bring the same decisions, in production, in tests and in the simulator.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from ..call import INTERNAL_ERROR, Failure
+from ..clock import NEVER, Instant
+from ..config import Batching
+from ..errors import DeadlineExceeded, HeadraceError, NotReady, ReplicaLost
+from .fleet import Fleet, Replica
+from .item import CANCELLED, DONE, EXPIRED, FAILED, QUEUED, RUNNING, Batch, Cut, Item, State
+from .policy import Policy, Rules
+from .queue import Bucket, Deadlines, Queue
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Start this batch on its replica, in its slot."""
+
+    batch: Batch
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Nobody wants this running item any more."""
+
+    batch: Batch
+    index: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """This item has ended without the model's answer."""
+
+    item: Item
+    failure: Failure
+
+
+class Overrun(msgspec.Struct, frozen=True):
+    """This batch has run for longer than `predict_timeout_s`: its replica hangs."""
+
+    batch: Batch
+
+
+Action = Run | Cancel | Answer | Overrun
+
+
+class Batcher:
+    """The rules of dynamic batching.
+
+    Args:
+        batching: How items are put together.
+        max_items: Items that may wait.
+        max_bytes: Bytes of payload that may wait.
+        predict_timeout_s: How long a batch may run.
+        idempotent: Whether the items of a lost replica may run again.
+        rules: Which rules are in force; all, but for the simulator.
+    """
+
+    def __init__(
+        self,
+        batching: Batching,
+        *,
+        max_items: int,
+        max_bytes: int,
+        predict_timeout_s: float = NEVER,
+        idempotent: bool = True,
+        rules: Rules | None = None,
+    ) -> None:
+        self.queue = Queue(
+            max_items=max_items, max_bytes=max_bytes, priority_step_s=batching.priority_step_s
+        )
+        self._max_size = batching.max_batch_size
+        self._max_cost = batching.max_batch_cost
+        self._rules = rules or Rules()
+        self._policy = Policy(batching, self._rules)
+        self._fleet = Fleet(second_slot=self._rules.second_slot)
+        self._predict_timeout_s = predict_timeout_s
+        self._idempotent = idempotent
+        self._live: dict[int, Item] = {}
+        self._deadlines = Deadlines(self._live)
+        self._suspects: list[Item] = []
+        self._actions: list[Action] = []
+        self._cuts = 0
+
+    # What happens
+
+    def submit(self, now: Instant, items: Sequence[Item]) -> None:
+        """Admit the items of one call, all or none.
+
+        Raises:
+            NotReady: No replica is ready.
+            QueueFull: The queue has no room for them now.
+            PayloadTooLarge: It never will.
+        """
+        replicas = self._fleet.ready_count
+        if not replicas:
+            raise NotReady("no replica of the model is ready")
+        # Room that expired items hold is free.
+        self._expire(now)
+        count = self.queue.admit(now, items, item_s=self._policy.item_s / replicas)
+        for item in items:
+            self._live[item.number] = item
+            self._deadlines.add(item)
+        self._policy.arrived(now, count)
+
+    def cancel(self, now: Instant, item: Item) -> bool:
+        """Nobody wants this item any more. False if it has ended already."""
+        if item.number not in self._live:
+            return False
+        self._withdraw(item, CANCELLED)
+        return True
+
+    def ready(self, now: Instant, replica: int) -> None:
+        """A replica takes batches, for the first time or again."""
+        self._fleet.ready(replica)
+
+    def unready(self, now: Instant, replica: int) -> None:
+        """A replica takes no further batches; what it runs goes on."""
+        self._fleet.unready(replica)
+        self._fail_waiting_if_none_ready()
+
+    def started(self, now: Instant, batch: Batch) -> None:
+        """A replica began to work on a batch, or on one that it had set aside."""
+        batch.started_at = now
+
+    def part(
+        self, now: Instant, batch: Batch, index: int, *, failed: bool = False, last: bool = True
+    ) -> bool:
+        """A replica answered an item. False if the item had ended: nobody wants the answer."""
+        item = batch.items[index]
+        if item.state is not RUNNING or item.batch is not batch:
+            return False
+        if last:
+            self._end(item, FAILED if failed else DONE)
+        return True
+
+    def set_aside(self, now: Instant, batch: Batch) -> None:
+        """A batch's predict failed: its slot is free, its items follow in turn with others."""
+        batch.started_at = None
+        batch.isolated = True
+        self._free_slot(now, batch, sent=0)
+
+    def ended(self, now: Instant, batch: Batch) -> None:
+        """A replica is done with a batch."""
+        if not self._fleet.finish(batch):
+            return
+        answered = 0
+        for item in batch.items:
+            if item.state is RUNNING:
+                failure = Failure(code=INTERNAL_ERROR, message="the item was not answered")
+                self._answer(item, FAILED, failure)
+            elif item.state is DONE or item.state is FAILED:
+                answered += item.count
+            # No circle of references shall keep the payload.
+            item.batch = None
+        is_usual = not batch.isolated and batch.cut is not Cut.SUSPECT
+        if batch.started_at is not None and is_usual and answered:
+            self._policy.measured(now - batch.started_at, batch.count)
+        self._free_slot(now, batch, sent=answered)
+
+    def lost(self, now: Instant, replica: int, *, guilty: Item | None = None) -> None:
+        """A replica is gone.
+
+        What it had not begun goes back to its place. Of what it had, the guilty item fails if it
+        is known; otherwise each that was being worked on becomes a suspect, and runs alone. One
+        that ran alone when its replica was lost is guilty.
+
+        Args:
+            now: The instant.
+            replica: Which.
+            guilty: The item that is known to have ended it.
+        """
+        for batch in self._fleet.lose(replica):
+            self._recover(batch, guilty)
+        if not self._fleet.held:
+            self._policy.idle(now)
+        self._fail_waiting_if_none_ready()
+
+    def close(self, now: Instant, error: HeadraceError) -> None:
+        """End every item that has not ended, with this error."""
+        failure = Failure.of(error)
+        for item in [*self._live.values()]:
+            if item.state is QUEUED:
+                self._leave(item)
+            self._answer(item, FAILED, failure)
+
+    # What to do about it
+
+    def tick(self, now: Instant) -> tuple[list[Action], Instant]:
+        """What to do now, in this order, and the instant at which to ask again at the latest."""
+        self._expire(now)
+        wake = min(self._dispatch(now), self._check_overruns(now), self._deadlines.next())
+        actions, self._actions = self._actions, []
+        return actions, wake
+
+    @property
+    def running(self) -> Iterator[Item]:
+        """The items that replicas work on and that somebody waits for."""
+        return (item for item in self._live.values() if item.state is RUNNING)
+
+    @property
+    def empty(self) -> bool:
+        """Whether every admitted item has ended."""
+        return not self._live
+
+    def _expire(self, now: Instant) -> None:
+        for item in self._deadlines.passed(now):
+            failure = _too_late(item)
+            self._withdraw(item, EXPIRED)
+            self._actions.append(Answer(item, failure))
+
+    def _dispatch(self, now: Instant) -> Instant:
+        """Give batches to replicas; returns when an underfull one has waited enough."""
+        fleet, wake = self._fleet, NEVER
+        suspects_wait = bool(self._suspects) and fleet.quarantined is None
+        if suspects_wait and (vacant := fleet.vacant()) is not None:
+            self._run(now, vacant, [self._suspects.pop(0)], Cut.SUSPECT)
+            suspects_wait = False
+        while self.queue and (replica := fleet.free(keep_one=suspects_wait)) is not None:
+            bucket, wake = self._choose(now, is_idle=not replica.held)
+            if bucket is None:
+                break
+            self._cut(now, replica, bucket)
+        return wake
+
+    def _choose(self, now: Instant, *, is_idle: bool) -> tuple[Bucket | None, Instant]:
+        """The bucket to serve now, if any, and when one that still waits is due.
+
+        The bucket with the oldest head goes first, but a full one before an underfull one whose
+        head is older by no more than a batch time. A replica that is not idle takes only a full
+        one: where an underfull one goes first, it takes none, so as to be idle soon.
+        """
+        policy, wake = self._policy, NEVER
+        full: Bucket | None = None
+        underfull: Bucket | None = None
+        for bucket in self.queue.buckets.values():
+            if bucket.fills(self._max_size, self._max_cost):
+                if full is None or bucket.items[0] < full.items[0]:
+                    full = bucket
+            elif (due := policy.due(bucket)) > now:
+                wake = min(wake, due)
+            elif underfull is None or bucket.items[0] < underfull.items[0]:
+                underfull = bucket
+        if underfull is None or (full is not None and not self._is_first(underfull, full)):
+            return full, wake
+        if not is_idle and self._rules.second_slot_needs_full:
+            return None, wake
+        if full is None and (settled := policy.settled(now)) > now:
+            return None, min(wake, settled)
+        return underfull, wake
+
+    def _is_first(self, underfull: Bucket, full: Bucket) -> bool:
+        return full.items[0].rank - underfull.items[0].rank > self._policy.batch_s
+
+    def _cut(self, now: Instant, replica: Replica, bucket: Bucket) -> None:
+        is_full = bucket.fills(self._max_size, self._max_cost)
+        size = bucket.fitting(self._max_size, self._max_cost)
+        if self._policy.was_busy(now):
+            latest = now + self._policy.lowest_batch_s
+            hopeless = [item for item in bucket.items[:size] if item.deadline < latest]
+            if hopeless:
+                # They take no place from others: what is to run is chosen without them.
+                for item in hopeless:
+                    self.queue.remove(item)
+                    self._answer(item, EXPIRED, _too_late(item))
+                return
+        cut = Cut.FULL if is_full else self._policy.underfull_cut(now)
+        self._run(now, replica, self.queue.take(bucket, size), cut)
+
+    def _run(self, now: Instant, replica: Replica, items: list[Item], cut: Cut) -> None:
+        self._cuts += 1
+        batch = Batch(self._cuts, replica.id, replica.slots.index(None), items, cut, now)
+        self._fleet.place(now, replica, batch)
+        self._policy.cut(now)
+        self._actions.append(Run(batch))
+
+    def _check_overruns(self, now: Instant) -> Instant:
+        wake = NEVER
+        for batch in self._fleet.open_batches():
+            if batch.started_at is None or batch.overrun:
+                continue
+            limit = batch.started_at + self._predict_timeout_s
+            if now >= limit:
+                batch.overrun = True
+                self._actions.append(Overrun(batch))
+            elif limit < wake:
+                wake = limit
+        return wake
+
+    # Within
+
+    def _free_slot(self, now: Instant, batch: Batch, *, sent: int) -> None:
+        if self._fleet.release(now, batch):
+            self._policy.freed(now, sent=sent, waiting=self.queue.count)
+            if not self._fleet.held:
+                self._policy.idle(now)
+
+    def _recover(self, batch: Batch, guilty: Item | None) -> None:
+        """Decide on the items of a batch whose replica is gone."""
+        has_begun = batch.started_at is not None or batch.isolated
+        is_suspect = batch.started_at is not None and guilty is None
+        # One that was given up may still be what did it.
+        is_alone = (
+            sum(item.state is not DONE and item.state is not FAILED for item in batch.items) == 1
+        )
+        failure = Failure.of(ReplicaLost("the replica was lost while it ran this item"))
+        for item in batch.items:
+            item.batch = None
+            if item.state is not RUNNING:
+                continue
+            is_convicted = item is guilty or (is_suspect and (is_alone or item.suspect))
+            if is_convicted or (has_begun and not self._idempotent):
+                self._answer(item, FAILED, failure)
+            else:
+                item.suspect = item.suspect or is_suspect
+                self._requeue(item)
+
+    def _requeue(self, item: Item) -> None:
+        item.state = QUEUED
+        if item.suspect:
+            bisect.insort(self._suspects, item)
+        else:
+            self.queue.insert(item)
+
+    def _withdraw(self, item: Item, end: State) -> None:
+        """End an item from outside: out of the queue, or off the replica's hands."""
+        if item.batch is not None:
+            self._actions.append(Cancel(item.batch, item.index))
+        else:
+            self._leave(item)
+        self._end(item, end)
+
+    def _leave(self, item: Item) -> None:
+        if item.suspect:
+            self._suspects.remove(item)
+        else:
+            self.queue.remove(item)
+
+    def _answer(self, item: Item, end: State, failure: Failure) -> None:
+        self._end(item, end)
+        self._actions.append(Answer(item, failure))
+
+    def _end(self, item: Item, end: State) -> None:
+        item.state = end
+        del self._live[item.number]
+
+    def _fail_waiting_if_none_ready(self) -> None:
+        if self._fleet.ready_count:
+            return
+        failure = Failure.of(NotReady("no replica of the model is ready"))
+        for item in [*self.queue, *self._suspects]:
+            self._leave(item)
+            self._answer(item, FAILED, failure)
+
+
+def _too_late(item: Item) -> Failure:
+    message = f"there was no answer within {item.deadline - item.arrived:.6g} s"
+    is_queued = item.state is QUEUED
+    return Failure.of(DeadlineExceeded(message, stage="queued" if is_queued else "running"))

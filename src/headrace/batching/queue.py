@@ -1,0 +1,244 @@
+"""Items that wait: bounded, ordered, in one bucket for each key."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+from ..clock import NEVER, Instant
+from ..errors import PayloadTooLarge, QueueFull
+from .item import Item
+
+_COMPACT_MIN = 1024
+"""Fewer entries than this are not worth a search for ended ones."""
+
+
+class Bucket:
+    """The waiting items of one key, in order of rank."""
+
+    __slots__ = ("count", "items", "key")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.items: list[Item] = []
+        self.count = 0
+
+    def insert(self, item: Item) -> None:
+        items = self.items
+        # Nearly every item belongs at the end.
+        if items and item < items[-1]:
+            bisect.insort(items, item)
+        else:
+            items.append(item)
+        self.count += item.count
+
+    def remove(self, item: Item) -> None:
+        del self.items[bisect.bisect_left(self.items, item)]
+        self.count -= item.count
+
+    def fills(self, max_count: int, max_cost: float) -> bool:
+        """Whether one batch can hold no more than, or not even, what waits here."""
+        if self.count >= max_count:
+            return True
+        if max_cost == math.inf:
+            return False
+        # Added up anew each time: floats that are added and taken away again leave a rest.
+        cost = 0.0
+        for item in self.items:
+            cost += item.cost
+            if cost >= max_cost:
+                return True
+        return False
+
+    def fitting(self, max_count: int, max_cost: float) -> int:
+        """How many items from the front fit into one batch; at least one, whatever its size."""
+        count = cost = 0.0
+        for taken, item in enumerate(self.items):
+            count += item.count
+            cost += item.cost
+            if taken and (count > max_count or cost > max_cost):
+                return taken
+        return len(self.items)
+
+
+class Queue:
+    """The bound, the order and the buckets.
+
+    Order is one number fixed at admission: the arrival, pushed back by what the same client has
+    waiting, less the priority's head start. Nothing is sorted again, and nothing starves: an item
+    is passed by those alone that arrive within its push-back or their own head start.
+
+    Items that come back from a lost replica were admitted before: they may exceed the bounds,
+    and newcomers are refused until they do not.
+
+    Args:
+        max_items: Items that may wait.
+        max_bytes: Bytes of payload that may wait.
+        priority_step_s: The head start of one step of priority.
+    """
+
+    def __init__(self, *, max_items: int, max_bytes: int, priority_step_s: float) -> None:
+        self.max_items = max_items
+        self.max_bytes = max_bytes
+        self.count = 0
+        self.size_bytes = 0
+        self.buckets: dict[Hashable, Bucket] = {}
+        self._priority_step_s = priority_step_s
+        self._clients: dict[str, _Backlog] = {}
+        self._admitted = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        for bucket in self.buckets.values():
+            yield from bucket.items
+
+    def __bool__(self) -> bool:
+        return bool(self.buckets)
+
+    def admit(self, now: Instant, items: Sequence[Item], *, item_s: float) -> int:
+        """Take all the items in, or none.
+
+        Args:
+            now: The instant of their arrival.
+            items: In the order of their call.
+            item_s: The measured time between two items that leave, for fairness and for
+                `retry_after_s`.
+
+        Returns:
+            How many they count as.
+
+        Raises:
+            PayloadTooLarge: They would not fit into the empty queue.
+            QueueFull: They do not fit now.
+        """
+        count = size = 0
+        for item in items:
+            count += item.count
+            size += item.size_bytes
+        if self.count + count > self.max_items or self.size_bytes + size > self.max_bytes:
+            self._refuse(count, size, item_s)
+        for item in items:
+            self._admitted += 1
+            item.number = self._admitted
+            item.arrived = now
+            start = now if item.client is None else self._start(now, item.client, item_s)
+            item.rank = start - item.priority * self._priority_step_s
+            self.insert(item)
+        return count
+
+    def insert(self, item: Item) -> None:
+        """Put an item at its rank: a new one, or one that comes back from a lost replica."""
+        bucket = self.buckets.get(item.key)
+        if bucket is None:
+            bucket = self.buckets[item.key] = Bucket(item.key)
+        bucket.insert(item)
+        self.count += item.count
+        self.size_bytes += item.size_bytes
+        if item.client is not None:
+            self._clients.setdefault(item.client, _Backlog()).count += item.count
+
+    def remove(self, item: Item) -> None:
+        """Take a waiting item out, wherever it stands."""
+        bucket = self.buckets[item.key]
+        bucket.remove(item)
+        if not bucket.items:
+            del self.buckets[item.key]
+        self._left(item)
+
+    def take(self, bucket: Bucket, size: int) -> list[Item]:
+        """Take so many items from the front of a bucket."""
+        taken = bucket.items[:size]
+        if size == len(bucket.items):
+            del self.buckets[bucket.key]
+        else:
+            del bucket.items[:size]
+            for item in taken:
+                bucket.count -= item.count
+        for item in taken:
+            self._left(item)
+        return taken
+
+    def _refuse(self, count: int, size: int, item_s: float) -> None:
+        if count > self.max_items:
+            raise PayloadTooLarge(f"expected at most {self.max_items} items a call, got {count}")
+        if size > self.max_bytes:
+            raise PayloadTooLarge(f"expected at most {self.max_bytes} bytes a call, got {size}")
+        raise QueueFull("the queue is full", retry_after_s=max(self.count * item_s, 0.001))
+
+    def _start(self, now: Instant, client: str, item_s: float) -> Instant:
+        backlog = self._clients.setdefault(client, _Backlog())
+        # Never before the client's last one, whatever the measured time has become since.
+        backlog.start = max(now + backlog.count * item_s, backlog.start)
+        return backlog.start
+
+    def _left(self, item: Item) -> None:
+        self.count -= item.count
+        self.size_bytes -= item.size_bytes
+        if item.client is not None:
+            backlog = self._clients[item.client]
+            backlog.count -= item.count
+            if not backlog.count:
+                # A client with nothing waiting is forgotten: it owes nothing.
+                del self._clients[item.client]
+
+
+class _Backlog:
+    """What one client has waiting, and where its latest item starts.
+
+    Start-time fair queueing, but counted from what waits now and not summed up over all that was
+    ever booked: what was cancelled, or ran faster than was thought, leaves no debt.
+    """
+
+    __slots__ = ("count", "start")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.start: Instant = -NEVER
+
+
+class Deadlines:
+    """The instants at which items expire, waiting or running.
+
+    What has ended is left in the heap until it comes up or is half of it: an entry costs a push,
+    and removing it costs nothing. An entry does not hold its item, so that payloads are let go.
+
+    Args:
+        live: The items that have not ended, by number.
+    """
+
+    def __init__(self, live: Mapping[int, Item]) -> None:
+        self._live = live
+        self._heap: list[tuple[Instant, int]] = []
+        self._compact_at = _COMPACT_MIN
+
+    def add(self, item: Item) -> None:
+        if item.deadline == NEVER:
+            return
+        heapq.heappush(self._heap, (item.deadline, item.number))
+        if len(self._heap) > self._compact_at:
+            self._heap = [entry for entry in self._heap if entry[1] in self._live]
+            heapq.heapify(self._heap)
+            self._compact_at = max(_COMPACT_MIN, 2 * len(self._heap))
+
+    def passed(self, now: Instant) -> Sequence[Item]:
+        """The live items whose deadline is now or was before; each is told once."""
+        heap = self._heap
+        if not heap or heap[0][0] > now:
+            return ()
+        items = []
+        while heap and heap[0][0] <= now:
+            item = self._live.get(heapq.heappop(heap)[1])
+            if item is not None:
+                items.append(item)
+        return items
+
+    def next(self) -> Instant:
+        """When the next live item expires."""
+        heap = self._heap
+        while heap and heap[0][1] not in self._live:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else NEVER
+
+    def __len__(self) -> int:
+        return len(self._heap)

@@ -1,0 +1,98 @@
+"""What a request asks, and what comes back: plain data that crosses process bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import msgspec
+
+from .clock import NEVER, Deadline
+from .errors import Detail, HeadraceError, ItemError, Unavailable
+
+INTERNAL_ERROR = "internal_error"
+"""The code of a failure that is a fault of headrace itself."""
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """One body for the model, not decoded yet.
+
+    Attributes:
+        body: The bytes as the client sent them.
+        input_type: Media type of `body`.
+        output_type: Media type that the answer shall have.
+        count: Items it stands for.
+        key: Items with different keys never share a batch.
+        cost: What it adds to a batch's cost.
+    """
+
+    body: bytes
+    input_type: str
+    output_type: str
+    count: int = 1
+    key: Hashable = None
+    cost: float = 1.0
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to a model: payloads that are admitted together or not at all.
+
+    Attributes:
+        payloads: At least one; answers keep their order.
+        deadline: The instant after which nobody wants the answer.
+        priority: Each step counts as `Batching.priority_step_s` of earlier arrival.
+        client: Whom the call is fair to; calls without one do not compete as clients.
+    """
+
+    payloads: tuple[Payload, ...]
+    deadline: Deadline = NEVER
+    priority: int = 0
+    client: str | None = None
+
+
+class Value(msgspec.Struct, frozen=True):
+    """An item's answer, encoded.
+
+    Attributes:
+        body: The bytes to send.
+        media_type: What they are.
+    """
+
+    body: bytes
+    media_type: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an item has no answer; an error of `headrace.errors` as plain data.
+
+    Attributes:
+        code: The error's stable code.
+        message: For the caller.
+        details: Further facts, one mapping for each fault.
+        status: The HTTP status that the model asked for with an `ItemError`, else None.
+        retry_after_s: Seconds after which another try is worth it, else None.
+        log: What the operator sees and the caller does not: a model's traceback.
+    """
+
+    code: str
+    message: str
+    details: tuple[Detail, ...] = ()
+    status: int | None = None
+    retry_after_s: float | None = None
+    log: str | None = None
+
+    @classmethod
+    def of(cls, error: HeadraceError, *, log: str | None = None) -> Failure:
+        """The failure that an error stands for."""
+        return cls(
+            code=error.code,
+            # Lone surrogates, as a model's own text may hold, cannot be sent or logged.
+            message=error.message.encode(errors="backslashreplace").decode(),
+            details=error.details,
+            status=error.status if isinstance(error, ItemError) else None,
+            retry_after_s=error.retry_after_s if isinstance(error, Unavailable) else None,
+            log=log,
+        )
+
+
+Outcome = Value | Failure
+"""What comes back for an item."""

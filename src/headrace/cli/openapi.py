@@ -1,0 +1,25 @@
+"""`headrace openapi`: the OpenAPI document, without serving."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def openapi(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="module:Name or path.py:Name")
+    ],
+) -> None:
+    """Print the OpenAPI document of a server of these models."""
+    import msgspec
+
+    from ..http.openapi import openapi_document
+    from ..server import Server
+    from ..targets import load_target
+    from ..version import __version__
+
+    models = [load_target(target) for target in targets]
+    document = openapi_document(Server(models).cards, version=__version__)
+    typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

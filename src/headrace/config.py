@@ -1,0 +1,351 @@
+"""Settings: small, frozen, checked when they are made.
+
+A setting is declared once, here: its type, range, default and meaning. The command line, the
+environment, `headrace.toml` and the documentation's table all read this declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigError
+
+ENV_PREFIX = "HEADRACE_"
+MIB = 1024 * 1024
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+def setting(doc: str, default: Any) -> Any:
+    """A dataclass field with its meaning, for the documentation and `headrace config`."""
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The base of all settings: checks each value against its annotation.
+
+    Raises:
+        ConfigError: A value is of the wrong type or outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        known = declarations(type(self))  # type: ignore[arg-type]  # mypy: a class has no hash
+        for name, declared in known.items():
+            declared.check(getattr(self, name), where=f"{type(self).__name__}.{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching(Settings):
+    """How items are put together. A model declares it; an operator may override it."""
+
+    max_batch_size: Annotated[int, Meta(ge=1, le=65536)] = setting(
+        "the most items that one call of `predict` gets", 32
+    )
+    max_batch_delay_s: Annotated[float, Meta(ge=0, le=60)] = setting(
+        "how long an underfull batch may wait for company while a replica is idle;"
+        " 0 sends what is there at once",
+        0.0,
+    )
+    max_batch_cost: Annotated[float, Meta(gt=0)] = setting(
+        "the most cost (`Model.cost`, 1 an item unless defined) that one batch holds", math.inf
+    )
+    priority_step_s: Seconds = setting(
+        "how many seconds earlier an item counts as arrived for each step of priority", 0.1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(Settings):
+    """What one request, and all requests together, may take."""
+
+    max_head_bytes: PositiveInt = setting("names and values of a request's headers", 32 * 1024)
+    max_headers: PositiveInt = setting("headers of a request", 100)
+    max_body_bytes: PositiveInt = setting("a request's body", 64 * MIB)
+    max_json_bytes: PositiveInt = setting("a request's body, where it is JSON or msgpack", 16 * MIB)
+    max_depth: Annotated[int, Meta(ge=1, le=512)] = setting(
+        "how deep lists and objects may nest in a request", 64
+    )
+    max_response_bytes: PositiveInt = setting("one item's answer", 256 * MIB)
+    max_queue_items: PositiveInt = setting("items that wait for one model", 1024)
+    max_queue_bytes: PositiveInt = setting("bodies that wait for one model", 256 * MIB)
+    head_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "the wait for a request's headers, from its first byte or from the connection's start",
+        10.0,
+    )
+    body_timeout_s: Annotated[float, Meta(gt=0)] = setting("the wait for a request's body", 30.0)
+    request_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "from a request's arrival to its answer, unless its X-Request-Timeout says otherwise", 30.0
+    )
+    max_request_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "the longest that X-Request-Timeout may ask for; more is cut to this", 300.0
+    )
+    predict_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "one batch on a replica; past it the replica counts as hung", 60.0
+    )
+    keep_alive_s: Annotated[float, Meta(gt=0)] = setting("an idle connection is kept open", 65.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(Settings):
+    """What `headrace serve` can be told, by flag, environment, file, or in this order."""
+
+    host: str = setting("the address to listen on", "127.0.0.1")
+    port: Annotated[int, Meta(ge=0, le=65535)] = setting(
+        "the port to listen on; 0 takes a free one", 8000
+    )
+    uds: str | None = setting("a Unix socket's path to listen on, in place of host and port", None)
+    executor: Literal["thread", "inline"] = setting(
+        "where batches run: on a thread for each replica, or on the event loop's own", "thread"
+    )
+    replicas: Annotated[int, Meta(ge=1, le=256)] = setting("copies of each model", 1)
+    start_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "from start to all models ready; past it the server exits with code 4", 600.0
+    )
+    drain_delay_s: Seconds = setting(
+        "after SIGTERM, how long new connections are still accepted while /readyz says no", 0.0
+    )
+    drain_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "after that, how long accepted requests may take to be answered", 30.0
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "the least severe record that is written", "info"
+    )
+    log_format: Literal["auto", "json", "text"] = setting(
+        "how records are written; auto is text on a terminal and JSON elsewhere", "auto"
+    )
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of `Batching` that override every model's own."""
+
+
+class Declared(NamedTuple):
+    """One setting as declared: its annotation, default and meaning."""
+
+    annotation: Any
+    default: Any
+    doc: str
+
+    def check(self, value: Any, *, where: str) -> None:
+        """Raise unless the value fits the annotation."""
+        self.parse(value, where=where, strict=True)
+
+    def parse(self, value: Any, *, where: str, strict: bool) -> Any:
+        """The value in the setting's type.
+
+        Args:
+            value: As found; text where `strict` is false.
+            where: What the error calls the setting.
+            strict: False for text from a flag or the environment.
+
+        Raises:
+            ConfigError: It is no such value, or outside its range.
+        """
+        try:
+            converted = msgspec.convert(value, self.annotation, strict=strict)
+        except msgspec.ValidationError:
+            converted = math.nan
+        if isinstance(converted, float) and math.isnan(converted):
+            raise ConfigError(f"{where}: expected {describe(self.annotation)}, got {value!r}")
+        return converted
+
+
+@functools.cache
+def declarations(cls: type[Settings]) -> Mapping[str, Declared]:
+    """The settings of a class by name, leaving out its nested sections."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        field.name: Declared(hints[field.name], field.default, field.metadata["doc"])
+        for field in dataclasses.fields(cls)
+        if "doc" in field.metadata
+    }
+
+
+def describe(annotation: Any) -> str:
+    """What an annotation allows, in words: `1 to 65535`, `'inline' or 'thread'`."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " or ".join(repr(value) for value in get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(part) for part in get_args(annotation))
+    if origin is not Annotated:
+        words = {int: "an integer", float: "a number", str: "text", type(None): "nothing"}
+        return words[annotation]
+    base, meta = get_args(annotation)
+    if meta.le is not None:
+        return f"{meta.ge:g} to {meta.le:g}"
+    bound = f"at least {meta.ge:g}" if meta.ge is not None else f"more than {meta.gt:g}"
+    return f"{describe(base)}, {bound}"
+
+
+SECTIONS: Mapping[str, type[Settings]] = {
+    "": ServerSettings,
+    "limits": Limits,
+    "batching": Batching,
+}
+
+
+@functools.cache
+def known_settings() -> Mapping[str, Declared]:
+    """All settings by their dotted key, such as `port` and `limits.max_depth`."""
+    return {
+        f"{section}.{name}" if section else name: declared
+        for section, cls in SECTIONS.items()
+        for name, declared in declarations(cls).items()  # type: ignore[arg-type]  # as above
+    }
+
+
+def env_name(key: str) -> str:
+    """The environment variable of a setting: `limits.max_depth` is HEADRACE_LIMITS_MAX_DEPTH."""
+    return ENV_PREFIX + key.upper().replace(".", "_")
+
+
+class Source(NamedTuple):
+    """Where a value was found: the name to call it by, and whether it is mere text."""
+
+    name: str
+    is_text: bool
+
+
+class Found(NamedTuple):
+    """One value of one layer, before it is checked."""
+
+    key: str
+    value: Any
+    source: Source
+
+
+class Resolved(NamedTuple):
+    """The settings in force, and where each that is no default came from, by dotted key."""
+
+    settings: ServerSettings
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+
+def from_environment(environ: Mapping[str, str], *, ignore: Iterable[str] = ()) -> list[Found]:
+    """The settings among the environment's variables.
+
+    Raises:
+        ConfigError: A variable begins with HEADRACE_ and names no setting.
+    """
+    by_name = {env_name(key): key for key in known_settings()}
+    found = []
+    for name, text in environ.items():
+        if not name.startswith(ENV_PREFIX) or name in ignore:
+            continue
+        if name not in by_name:
+            raise ConfigError(f"{name}: no such setting{nearest(name, by_name)}")
+        found.append(Found(by_name[name], text, Source(name, is_text=True)))
+    return found
+
+
+def from_table(table: Mapping[str, Any], *, file: str) -> list[Found]:
+    """The settings in a parsed TOML file: top-level keys and the sections' tables.
+
+    Raises:
+        ConfigError: A key names no setting, or a section is no table.
+    """
+    known = known_settings()
+    found = []
+    for name, value in table.items():
+        in_section = name in SECTIONS and name != ""
+        if in_section and not isinstance(value, Mapping):
+            raise ConfigError(f"{file}: {name}: expected a table, got {value!r}")
+        entries = value.items() if in_section else [(None, value)]
+        for inner, setting_value in entries:
+            key = f"{name}.{inner}" if in_section else name
+            if key not in known:
+                raise ConfigError(f"{file}: {key}: no such setting{nearest(key, known)}")
+            found.append(Found(key, setting_value, Source(f"{file}: {key}", is_text=False)))
+    return found
+
+
+def from_flags(flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> list[Found]:
+    """The settings given on the command line.
+
+    Args:
+        flags: By dotted key; None where a flag was not given.
+        assignments: `key=value` texts of `--set`.
+
+    Raises:
+        ConfigError: An assignment has no `=` or names no setting.
+    """
+    found = [
+        Found(key, value, Source("--" + key.replace("batching.", "").replace("_", "-"), True))
+        for key, value in flags.items()
+        if value is not None
+    ]
+    known = known_settings()
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: expected KEY=VALUE, got {text!r}")
+        if key not in known:
+            raise ConfigError(f"--set {key}: no such setting{nearest(key, known)}")
+        found.append(Found(key, value, Source(f"--set {key}", is_text=True)))
+    return found
+
+
+def resolve(layers: Iterable[Iterable[Found]]) -> Resolved:
+    """The settings in force.
+
+    Args:
+        layers: From the weakest to the strongest; a later one overrides an earlier one.
+
+    Raises:
+        ConfigError: A value is of the wrong type or outside its range.
+    """
+    known = known_settings()
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for key, value, source in layer:
+            strict = not source.is_text
+            values[key] = known[key].parse(value, where=source.name, strict=strict)
+            origins[key] = source.name
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        sections[section][name] = value
+    settings = ServerSettings(
+        **sections[""], limits=Limits(**sections["limits"]), batching=sections["batching"]
+    )
+    return Resolved(settings, values, origins)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name closest to this one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def override(settings: S, values: Mapping[str, Any]) -> S:
+    """The settings with some values replaced, checked again.
+
+    Raises:
+        ConfigError: A name is none of theirs, or a value is of the wrong type or out of range.
+    """
+    if not values:
+        return settings
+    known = [field.name for field in dataclasses.fields(settings)]
+    for name in values:
+        if name not in known:
+            where = f"{type(settings).__name__}.{name}"
+            raise ConfigError(f"{where}: no such setting{nearest(name, known)}")
+    return dataclasses.replace(settings, **values)

@@ -1,0 +1,388 @@
+"""The engine of one model: carries out what the batcher decides, on one event loop, with no locks.
+
+It owns one timer, set to the instant that the batcher names, and makes one pass for all that one
+turn of the loop brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State
+from .call import Call, Failure, Outcome, Payload
+from .card import ModelCard
+from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
+from .config import Limits
+from .errors import Draining, HeadraceError, ModelError, NotReady
+from .executors import Executor
+from .metrics import ModelCounts
+from .model import Model
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Who waits for a call's outcomes; called on the event loop's thread, and must not raise."""
+
+    def part(self, index: int, outcome: Outcome, last: bool) -> None:
+        """The outcome of the call's payload at `index`, or, if not `last`, a part of it."""
+
+
+class Ticket:
+    """A call that was admitted."""
+
+    __slots__ = ("_engine", "_items", "_sink")
+
+    def __init__(self, engine: Engine, sink: Sink) -> None:
+        self._engine = engine
+        self._items: list[Item] = []
+        self._sink = sink
+
+    def cancel(self) -> None:
+        """Give the call up: what waits leaves the queue at once, and the sink hears no more."""
+        self._engine._cancel(self._items)
+
+
+class ReplicaStatus(NamedTuple):
+    """How a replica is: "ready", "unready" or "failed", and why."""
+
+    state: str
+    reason: str = ""
+
+
+class Engine:
+    """Serves one model.
+
+    Args:
+        card: What the model is.
+        executor: Where its batches run.
+        loop: The event loop; every method is called on its thread.
+        limits: The queue's bounds and the time a batch may run.
+        clock: Tells the time in the loop's own pace.
+        sizing: Gives key and cost of a payload; a model that need not be loaded.
+        on_hung: Called when a replica has run one batch for `predict_timeout_s`.
+        on_ready: Called each time that a replica becomes ready.
+        on_start_failed: Called with the reason when a replica will never be ready.
+        rules: Which batching rules are in force.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        executor: Executor,
+        *,
+        loop: Scheduler,
+        limits: Limits | None = None,
+        clock: Clock = system_clock,
+        sizing: Model | None = None,
+        on_hung: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] = lambda: None,
+        on_start_failed: Callable[[str], None] = lambda reason: None,
+        rules: Rules | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.card = card
+        self.counts = ModelCounts()
+        self.replicas: dict[int, ReplicaStatus] = {}
+        self.draining = False
+        self._executor = executor
+        self._loop = loop
+        self._clock = clock
+        self._sizing = sizing
+        self._on_hung = on_hung
+        self._on_ready = on_ready
+        self._on_start_failed = on_start_failed
+        self._batcher = Batcher(
+            card.batching,
+            max_items=limits.max_queue_items,
+            max_bytes=limits.max_queue_bytes,
+            predict_timeout_s=limits.predict_timeout_s,
+            idempotent=card.idempotent,
+            rules=rules,
+        )
+        self._unsized: list[tuple[Item, Failure]] = []
+        self._pass_due = False
+        self._timer: Cancellable | None = None
+        self._timer_at: Instant = NEVER
+        self._when_empty: list[Callable[[], None]] = []
+
+    # For the faces
+
+    def open(self) -> None:
+        """Begin to get the replicas ready."""
+        self._executor.open(self)
+
+    def submit(self, call: Call, sink: Sink) -> Ticket:
+        """Admit a call, whole or not at all. The sink is told of each payload's outcome once.
+
+        Raises:
+            Unavailable: Not now: no replica is ready, the queue is full, or the server drains.
+            PayloadTooLarge: The call is larger than the queue.
+        """
+        try:
+            return self._admit(call, sink)
+        except HeadraceError as error:
+            self.counts.refused[error.code] += 1
+            raise
+
+    async def ask(self, call: Call) -> list[Outcome]:
+        """The outcomes of a call, in the order of its payloads; cancelling this cancels it.
+
+        Raises:
+            Unavailable, PayloadTooLarge: As `submit`.
+        """
+        waiter = _Waiter(len(call.payloads), asyncio.get_running_loop().create_future())
+        ticket = self.submit(call, waiter)
+        try:
+            return await waiter.done
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+
+    @property
+    def ready_replicas(self) -> int:
+        """Replicas that take batches."""
+        return sum(status.state == "ready" for status in self.replicas.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a call would be admitted now, but for its size."""
+        return self.ready_replicas > 0 and not self.draining
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, for people; empty if it is."""
+        if self.draining:
+            return "draining"
+        if self.ready_replicas:
+            return ""
+        return next((s.reason for s in self.replicas.values() if s.reason), "loading")
+
+    @property
+    def queued_items(self) -> int:
+        return self._batcher.queue.count
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._batcher.queue.size_bytes
+
+    @property
+    def running_items(self) -> int:
+        return sum(item.count for item in self._batcher.running)
+
+    def drain(self, when_empty: Callable[[], None]) -> None:
+        """Refuse new calls; call back once all admitted ones have ended."""
+        self.draining = True
+        self._when_empty.append(when_empty)
+        self._pass_soon()
+
+    def close(self) -> None:
+        """End what has not ended, and stop the replicas."""
+        self.draining = True
+        self._batcher.close(self._clock(), Draining("the server is shutting down"))
+        self._pass()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._executor.close()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait, after `close`, until the replicas have stopped; False if one has not. Blocks."""
+        return self._executor.join(timeout_s)
+
+    # For the executor (see executors.Events)
+
+    def ready(self, replica: int, card: ModelCard) -> None:
+        self.card = card
+        self.replicas[replica] = ReplicaStatus("ready")
+        self._batcher.ready(self._clock(), replica)
+        self._pass_soon()
+        self._on_ready()
+
+    def unready(self, replica: int, reason: str) -> None:
+        _log.error("replica not ready", extra={"model": self.card.name, "reason": reason})
+        self.replicas[replica] = ReplicaStatus("unready", reason)
+        self._batcher.unready(self._clock(), replica)
+        self._pass_soon()
+
+    def start_failed(self, replica: int, reason: str) -> None:
+        self.replicas[replica] = ReplicaStatus("failed", reason)
+        self._on_start_failed(reason)
+
+    def started(self, batch: Batch) -> None:
+        self._batcher.started(self._clock(), batch)
+        self._pass_soon()
+
+    def part(self, batch: Batch, index: int, outcome: Outcome, last: bool) -> None:
+        failed = isinstance(outcome, Failure)
+        if self._batcher.part(self._clock(), batch, index, failed=failed, last=last):
+            self._deliver(batch.items[index], outcome, last)
+
+    def set_aside(self, batch: Batch) -> None:
+        if not batch.isolated:
+            self.counts.isolations += 1
+        self._batcher.set_aside(self._clock(), batch)
+        self._pass_soon()
+
+    def ended(self, batch: Batch) -> None:
+        now = self._clock()
+        if batch.started_at is not None:
+            self.counts.batch_s.observe(now - batch.started_at)
+        self._batcher.ended(now, batch)
+        self._pass_soon()
+
+    def lost(self, replica: int, guilty: tuple[Batch, int] | None) -> None:
+        self.replicas[replica] = ReplicaStatus("unready", "lost")
+        item = None if guilty is None else guilty[0].items[guilty[1]]
+        self._batcher.lost(self._clock(), replica, guilty=item)
+        self._pass_soon()
+
+    # Within
+
+    def _admit(self, call: Call, sink: Sink) -> Ticket:
+        if self.draining:
+            raise Draining("the server is shutting down")
+        if not self.ready_replicas:
+            # The reason is for the operator: it may name paths.
+            raise NotReady("the model is not ready")
+        ticket = Ticket(self, sink)
+        items, unsized = [], []
+        for place, payload in enumerate(call.payloads):
+            key, cost, failure = payload.key, payload.cost, None
+            if self._sizing is not None:
+                key, cost, failure = _size(self._sizing, payload)
+            item = Item(
+                payload,
+                ticket,
+                place,
+                count=payload.count,
+                cost=cost,
+                size_bytes=len(payload.body),
+                key=key,
+                deadline=call.deadline,
+                priority=call.priority,
+                client=call.client,
+            )
+            ticket._items.append(item)
+            if failure is None:
+                items.append(item)
+            else:
+                unsized.append((item, failure))
+        self._batcher.submit(self._clock(), items)
+        self._unsized += unsized
+        self._pass_soon()
+        return ticket
+
+    def _cancel(self, items: list[Item]) -> None:
+        now = self._clock()
+        for item in items:
+            is_unsized = item.state is State.QUEUED and not item.number
+            if is_unsized or self._batcher.cancel(now, item):
+                item.state = State.CANCELLED
+                item.owner = None
+                self.counts.items["cancelled"] += item.count
+        self._pass_soon()
+
+    def _pass_soon(self) -> None:
+        if not self._pass_due:
+            self._pass_due = True
+            self._loop.call_soon(self._pass)
+
+    def _pass(self) -> None:
+        """Let the batcher decide, and carry it out."""
+        self._pass_due = False
+        now = self._clock()
+        actions, wake = self._batcher.tick(now)
+        for action in actions:
+            if isinstance(action, Run):
+                self._run(action.batch, now)
+            elif isinstance(action, Answer):
+                self._deliver(action.item, action.failure, True)
+            elif isinstance(action, Cancel):
+                self._executor.cancel(action.batch, action.index)
+            else:
+                self._overran(action)
+        if self._unsized:
+            unsized, self._unsized = self._unsized, []
+            for item, failure in unsized:
+                if item.state is State.QUEUED:
+                    item.state = State.FAILED
+                    self._deliver(item, failure, True)
+        self._set_timer(now, wake)
+        if self._when_empty and self._batcher.empty:
+            callbacks, self._when_empty = self._when_empty, []
+            for callback in callbacks:
+                callback()
+
+    def _run(self, batch: Batch, now: Instant) -> None:
+        counts = self.counts
+        counts.batches[batch.cut.value] += 1
+        counts.batch_items.observe(batch.count)
+        for item in batch.items:
+            counts.queue_s.observe(now - item.arrived)
+        self._executor.start(batch)
+
+    def _overran(self, action: Overrun) -> None:
+        replica = action.batch.replica
+        reason = "hung: a batch ran for longer than predict_timeout_s"
+        self.unready(replica, reason)
+        self._batcher.lost(self._clock(), replica)
+        self._on_hung()
+
+    def _deliver(self, item: Item, outcome: Outcome, last: bool) -> None:
+        if last:
+            code = outcome.code if isinstance(outcome, Failure) else "ok"
+            self.counts.items[code] += item.count
+        try:
+            item.owner._sink.part(item.place, outcome, last)
+        except Exception:
+            _log.exception("a sink raised")
+        if last:
+            item.owner = None  # its ticket holds it: no circle shall keep the body alive
+
+    def _set_timer(self, now: Instant, wake: Instant) -> None:
+        """Set the one timer; one that is too early is left, and finds nothing to do."""
+        if wake >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = wake
+        self._timer = self._loop.call_later(max(0.0, wake - now), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        self._pass_soon()
+
+
+class _Waiter:
+    """A sink that gathers a call's outcomes into a future."""
+
+    def __init__(self, size: int, done: asyncio.Future[list[Outcome]]) -> None:
+        self.done = done
+        self._outcomes: list[Outcome | None] = [None] * size
+        self._left = size
+
+    def part(self, index: int, outcome: Outcome, last: bool) -> None:
+        self._outcomes[index] = outcome
+        self._left -= last
+        if not self._left and not self.done.done():
+            self.done.set_result([part for part in self._outcomes if part is not None])
+
+
+def _size(model: Model, payload: Payload) -> tuple[object, float, Failure | None]:
+    """A payload's key and cost by the model's own functions, or why they gave none."""
+    try:
+        key = model.key(payload)
+        hash(key)
+        cost = float(model.cost(payload))
+        if not 0 <= cost < math.inf:
+            raise ValueError(f"cost: expected a finite number of at least 0, got {cost}")
+    except Exception as error:
+        known = ModelError("the model failed in key or cost", details=({"stage": "sizing"},))
+        log = "".join(traceback.format_exception(error))
+        return None, 0.0, Failure.of(known, log=log)
+    return key, cost, None

@@ -1,0 +1,188 @@
+"""The ASGI application: predict requests go to the data plane, everything else to Falcon."""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import logging
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from ..call import INTERNAL_ERROR, Failure
+from ..metrics.prometheus import Exposition
+from .asgi import Receive, Scope, Send, serve_prediction
+from .docs import CONTENT_POLICY, DocsMissing, docs_page
+from .errors import error_answer, error_body
+from .openapi import openapi_document
+from .predict import Predict, request_id_of
+from .service import Service
+
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """All that a server answers over HTTP.
+
+    Args:
+        service: What it serves.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.predict = Predict(
+            service.engines, limits=service.limits, counts=service.counts, clock=service.clock
+        )
+        self._pages = pages(service)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            place = self.predict.find(scope["path"])
+            if place is not None:
+                await serve_prediction(self.predict, place, scope, receive, send)
+                return
+        await self._pages(scope, receive, send)
+
+
+def pages(service: Service) -> falcon.asgi.App[Any, Any]:
+    """The application of everything but predictions."""
+    app = falcon.asgi.App(middleware=[_RequestIds()])
+    routes = _Pages(service)
+    for path, suffix in (
+        ("/", "root"),
+        ("/livez", "livez"),
+        ("/readyz", "readyz"),
+        ("/health", "health"),
+        ("/metrics", "metrics"),
+        ("/openapi.json", "openapi"),
+        ("/docs", "docs"),
+        ("/redoc", "redoc"),
+        ("/models/{name}", "model"),
+    ):
+        setattr(routes, f"on_head_{suffix}", getattr(routes, f"on_get_{suffix}"))
+        app.add_route(path, routes, suffix=suffix)
+    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(Exception, _answer_unexpected)
+    return app
+
+
+class _Pages:
+    """The responders of the pages; each is a GET."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._exposition = Exposition(service.engines, service.counts)
+        root = importlib.resources.files(__package__).joinpath("page.html")
+        self._root_page = root.read_bytes()
+
+    async def on_get_root(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if "text/html" in req.accept:
+            resp.content_type = falcon.MEDIA_HTML
+            resp.data = self._root_page
+        else:
+            _set_json(resp, self._service.overview())
+
+    async def on_get_livez(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if not self._service.is_live:
+            resp.status = 503
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.data = b"ok\n" if self._service.is_live else b"a replica hangs\n"
+
+    async def on_get_readyz(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        is_ready = self._service.is_ready
+        if not is_ready:
+            resp.status = 503
+            resp.set_header("retry-after", "1")
+        _set_json(resp, {"ready": is_ready, "models": self._service.readiness()})
+
+    async def on_get_health(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        health = await self._service.health()
+        is_well = all(state == "ok" for state in health.values())
+        if not is_well:
+            resp.status = 503
+        _set_json(resp, {"status": "ok" if is_well else "failing", "models": health})
+
+    async def on_get_metrics(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.content_type, resp.data = self._exposition.render(req.accept)
+
+    async def on_get_openapi(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        cards = [engine.card for engine in self._service.engines]
+        _set_json(resp, openapi_document(cards, version=self._service.version))
+
+    async def on_get_docs(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        _set_docs(resp, "swagger")
+
+    async def on_get_redoc(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        _set_docs(resp, "redoc")
+
+    async def on_get_model(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str
+    ) -> None:
+        for model in self._service.overview()["models"]:
+            if model["name"] == name:
+                _set_json(resp, model)
+                return
+        _set_failure(
+            resp, Failure(code="model_not_found", message="no model of this name is served here")
+        )
+
+
+class _RequestIds:
+    """Sends the client's request id back, or a new one."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+
+    async def process_response(
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        resource: object,
+        req_succeeded: bool,
+    ) -> None:
+        resp.set_header(
+            "x-request-id", request_id_of(dict(req.headers)) or f"page-{next(self._ids):x}"
+        )
+
+
+def _set_json(resp: falcon.asgi.Response, value: Any) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode(value)
+
+
+def _set_docs(resp: falcon.asgi.Response, kind: str) -> None:
+    try:
+        resp.data = docs_page(kind)
+        resp.content_type = falcon.MEDIA_HTML
+        resp.set_header("content-security-policy", CONTENT_POLICY)
+    except DocsMissing as error:
+        _set_failure(resp, Failure.of(error))
+
+
+def _set_failure(resp: falcon.asgi.Response, failure: Failure) -> None:
+    resp.status, headers, resp.data = error_answer(failure)
+    for name, value in headers:
+        resp.set_header(name, value)
+
+
+async def _answer_http_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: Any
+) -> None:
+    """Falcon's own errors (no such route, no such method, a bad header) in our form."""
+    codes = {404: "route_not_found", 405: "method_not_allowed"}
+    texts = {404: "nothing is served at this path", 405: f"expected GET, got {req.method[:16]}"}
+    message = texts.get(error.status_code, error.title or "the request cannot be read")
+    code = codes.get(error.status_code, "bad_request")
+    resp.status = error.status_code
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = error_body(Failure(code=code, message=message))
+    for name, value in dict(error.headers or ()).items():
+        resp.set_header(name, value)
+
+
+async def _answer_unexpected(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: Any
+) -> None:
+    _log.error("a page failed", exc_info=error, extra={"path": req.path})
+    _set_failure(resp, Failure(code=INTERNAL_ERROR, message="headrace failed"))

@@ -1,0 +1,158 @@
+"""Exchanges over ASGI: the way of predict requests on any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from ..clock import Instant
+from ..dialects import too_large
+from ..errors import HeadraceError, InvalidHeader
+from .errors import SlowClient
+from .predict import Place, Predict, Prediction
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client went away before its request was read."""
+
+
+class AsgiExchange:
+    """An `Exchange` in an ASGI scope; `finish` waits for the reply and sends it."""
+
+    def __init__(self, scope: Scope, received: Instant) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: str = scope["query_string"].decode("latin-1")
+        self.headers = headers_of(scope)
+        self.body = b""
+        self.received = received
+        self.close_after = False
+        self._close: Callable[[], None] | None = None
+        self._reply: asyncio.Future[tuple[int, Sequence[tuple[str, str]], bytes] | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        self._reply.set_result((status, headers, body))
+        self._close = None  # it holds this exchange: no circle shall keep the body
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._close = callback
+
+    def client_gone(self) -> None:
+        """Tell whoever works on it that the answer has no reader."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+        if not self._reply.done():
+            self._reply.set_result(None)
+
+    async def finish(self, receive: Receive, send: Send) -> None:
+        """Wait for the reply, or for the client to go away, and send it."""
+        if not self._reply.done():
+            watch = asyncio.ensure_future(self._watch(receive))
+            try:
+                await self._reply
+            finally:
+                watch.cancel()
+        reply = self._reply.result()
+        if reply is not None:
+            await send_reply(send, *reply, close=self.close_after)
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone()
+
+
+async def serve_prediction(
+    predict: Predict, place: Place, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Serve one predict request over ASGI."""
+    exchange = AsgiExchange(scope, predict.clock())
+    prediction = predict.begin(exchange, place)
+    if prediction is None:
+        # The body was not read, so the connection cannot carry another request.
+        exchange.close_after = has_body(exchange.headers)
+    else:
+        await _read_and_run(exchange, prediction, predict, receive)
+    await exchange.finish(receive, send)
+
+
+async def _read_and_run(
+    exchange: AsgiExchange, prediction: Prediction, predict: Predict, receive: Receive
+) -> None:
+    try:
+        async with asyncio.timeout(predict.limits.body_timeout_s):
+            exchange.body = await read_body(exchange.headers, receive, prediction.max_body_bytes)
+    except TimeoutError:
+        exchange.close_after = True
+        waited_s = predict.limits.body_timeout_s
+        prediction.fail(SlowClient(f"the body did not come within {waited_s:g} s"))
+    except HeadraceError as error:
+        exchange.close_after = True
+        prediction.fail(error)
+    except ClientGone:
+        exchange.client_gone()
+    else:
+        prediction.run()
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+    """A request's whole body.
+
+    Raises:
+        PayloadTooLarge: It is over the limit; it has not been read, or no further than that.
+        ClientGone: The client went away.
+    """
+    declared = headers.get("content-length")
+    if declared is not None:
+        if not declared.isdecimal():
+            raise InvalidHeader("Content-Length: expected a number")
+        if int(declared) > limit:
+            raise too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def send_reply(
+    send: Send, status: int, headers: Sequence[tuple[str, str]], body: bytes, *, close: bool
+) -> None:
+    """Send a whole answer."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    raw.append((b"content-length", str(len(body)).encode()))
+    if close:
+        raw.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """A scope's headers by name; those that stand twice are joined as HTTP says."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def has_body(headers: Mapping[str, str]) -> bool:
+    """Whether a request announces a body."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

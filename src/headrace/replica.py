@@ -1,0 +1,374 @@
+"""The model's side: bytes to items, items to outputs, outputs to bytes. Synchronous.
+
+A replica never raises for an item's fault: a malformed, invalid or failing item gets its own
+failure, and its batch mates get their answers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .call import Failure, Outcome, Payload, Value
+from .card import ModelCard
+from .codecs import JSON, MSGPACK, RAW, codec_of
+from .config import Limits, override
+from .errors import (
+    BatchContractError,
+    ConfigError,
+    ItemError,
+    ModelError,
+    OutputError,
+    ReplicaStartFailed,
+    RequestError,
+)
+from .model import Model, check_attributes, description_of, name_of, signature_of
+from .schema import Schema, schema_of
+
+Emit = Callable[[int, Outcome], None]
+"""Takes an item's outcome, by the item's index in its batch."""
+
+MAX_LOG = 16 * 1024
+"""Characters of an exception that are kept for the log: its begin and its end."""
+
+_log = logging.getLogger(__name__)
+
+_STRUCTURED: tuple[str, ...] = (JSON.media_type, MSGPACK.media_type)
+_BYTES_READ = (
+    RAW.media_type,
+    "image/*",
+    "audio/*",
+    "video/*",
+    "text/*",
+    "application/pdf",
+    "application/zip",
+    *_STRUCTURED,
+)
+
+
+class Prepared(NamedTuple):
+    """An item ready for predict, with the index that names it to `emit`."""
+
+    place: int
+    payload: Payload
+    item: Any
+
+
+class Replica:
+    """A copy of a model that runs batches.
+
+    Args:
+        model: What the user wrote, not loaded yet.
+        limits: Of depth and of an answer's size.
+        batching: Values of the operator's that override those of the model's own, by name.
+
+    Raises:
+        ConfigError: The model cannot be served: no predict, or an annotation that is no schema.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits | None = None,
+        *,
+        batching: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_attributes(model)
+        self.model = model
+        self._is_loaded = False
+        self._limits = limits or Limits()
+        signature = signature_of(model)
+        name = type(model).__qualname__
+        self._request = schema_of(signature.request, where=f"{name}: request")
+        reads = _BYTES_READ if self._request.is_bytes else _STRUCTURED
+        response = _response_schema(signature.response)
+        gives_bytes = response is not None and response.is_bytes
+        writes = (model.response_media_type, *_STRUCTURED) if gives_bytes else _STRUCTURED
+        self.card = ModelCard(
+            name=name_of(model),
+            version=model.version,
+            description=description_of(model),
+            request_schema=self._request.json_schema(),
+            response_schema={} if response is None else response.json_schema(of_answer=True),
+            reads=reads,
+            writes=writes,
+            examples=tuple(
+                _example(item, reads[0], writes[0], where=f"{name}.examples[{place}]")
+                for place, item in enumerate(model.examples)
+            ),
+            batching=override(model.batching, batching or {}),
+            idempotent=model.idempotent,
+        )
+
+    def load(self) -> None:
+        """Load the model and run its examples, alone and as a full batch.
+
+        Raises:
+            ReplicaStartFailed: Its code raised, or an example got no answer; the cause has why.
+        """
+        try:
+            self.model.load()
+        except BaseException as error:
+            raise ReplicaStartFailed(f"load raised {_named(error)}") from error
+        self._is_loaded = True
+        for size in sorted({1, self.card.batching.max_batch_size}):
+            self.warm_up(size)
+
+    def warm_up(self, size: int) -> None:
+        """Run the examples as a batch of this size.
+
+        Raises:
+            ReplicaStartFailed: One of them got no answer.
+        """
+        examples = list(itertools.islice(itertools.cycle(self.card.examples), size))
+        failures: list[tuple[int, Failure]] = []
+
+        def emit(index: int, outcome: Outcome) -> None:
+            if isinstance(outcome, Failure):
+                failures.append((index % len(self.card.examples), outcome))
+
+        isolation = self.run(list(enumerate(examples)), emit)
+        if isolation is not None:
+            failures.append((0, isolation.failure))
+        if failures:
+            index, failure = failures[0]
+            message = f"warm-up with a batch of {size}: examples[{index}]: {failure.message}"
+            raise ReplicaStartFailed(message) from (
+                _Logged(failure.log) if failure.log is not None else None
+            )
+
+    def unload(self) -> None:
+        """Let the model give back what it took; nothing if it was not loaded.
+
+        What its code raises is logged: the replica stops all the same.
+        """
+        if not self._is_loaded:
+            return
+        self._is_loaded = False
+        try:
+            self.model.unload()
+        except BaseException:
+            _log.exception("unload raised", extra={"model": self.card.name})
+
+    def run(self, payloads: Sequence[tuple[int, Payload]], emit: Emit) -> Isolation | None:
+        """Run a batch: prepare, predict, finish.
+
+        Args:
+            payloads: With the index that names each to `emit`.
+            emit: Called once for each, except for those left to the isolation.
+
+        Returns:
+            None when all are answered; if predict raised, what is to be done about it.
+        """
+        prepared = self.prepare(payloads, emit)
+        if not prepared:
+            return None
+        try:
+            outputs = self.predict(prepared)
+        except BaseException as error:
+            if not self.card.idempotent:
+                fail_all(prepared, _batch_failure(error, len(prepared)), emit)
+                return None
+            return Isolation(self, prepared, error)
+        self.finish(prepared, outputs, emit)
+        return None
+
+    def prepare(self, payloads: Sequence[tuple[int, Payload]], emit: Emit) -> list[Prepared]:
+        """Decode, validate and preprocess each payload; those that fail are emitted."""
+        prepared = []
+        preprocess, validate = self.model.preprocess, self._request.validate
+        max_depth = self._limits.max_depth
+        for place, payload in payloads:
+            stage = "decode"
+            try:
+                codec = codec_of(payload.input_type)
+                value = codec.decode(payload.body, max_depth=max_depth)
+                item = validate(value, json=payload.body if codec is JSON else None)
+                stage = "preprocess"
+                item = preprocess(item)
+            except BaseException as error:
+                emit(place, _failure(error, stage))
+            else:
+                prepared.append(Prepared(place, payload, item))
+        return prepared
+
+    def predict(self, prepared: Sequence[Prepared]) -> Any:
+        """The model's outputs, whatever they are; raises what the model raises."""
+        return self.model.predict([entry.item for entry in prepared])
+
+    def finish(self, prepared: Sequence[Prepared], outputs: Any, emit: Emit) -> None:
+        """Postprocess and encode each output."""
+        try:
+            each = _one_each(outputs, len(prepared))
+        except BatchContractError as error:
+            fail_all(prepared, Failure.of(error, log=_log_of(error)), emit)
+            return
+        for entry, output in zip(prepared, each, strict=True):
+            emit(entry.place, self._answer(entry.payload, output))
+
+    def _answer(self, payload: Payload, output: Any) -> Outcome:
+        stage = "postprocess"
+        try:
+            if isinstance(output, ItemError):
+                raise output
+            answer = self.model.postprocess(output)
+            stage = "encode"
+            codec = codec_of(payload.output_type)
+            body = codec.encode(answer, nan_as_null=self.model.nan_as_null)
+            if len(body) > self._limits.max_response_bytes:
+                most = self._limits.max_response_bytes
+                raise OutputError(f"expected an answer of at most {most} bytes, got {len(body)}")
+        except BaseException as error:
+            return _failure(error, stage)
+        return Value(body, payload.output_type)
+
+
+class Isolation:
+    """Finds, one predict at a time, which items a failed batch was failed by.
+
+    The first step runs the model's example as a canary: if that fails too, so does the batch,
+    and the replica is broken. Then the items are halved until each has its own verdict. The owner
+    takes other batches between the steps.
+
+    Attributes:
+        failure: What predict raised for the whole batch.
+        broken: Whether the canary failed.
+    """
+
+    def __init__(
+        self, replica: Replica, prepared: Sequence[Prepared], error: BaseException
+    ) -> None:
+        self.failure = _batch_failure(error, len(prepared))
+        self.broken = False
+        self._replica = replica
+        self._canary_due = bool(replica.card.examples)
+        self._groups: deque[Sequence[Prepared]] = deque()
+        self._halve(prepared)
+
+    def step(self, emit: Emit) -> bool:
+        """Run one predict; False when every item has its outcome."""
+        if self._canary_due:
+            self._canary_due = False
+            try:
+                self._replica.warm_up(1)
+            except ReplicaStartFailed:
+                self.broken = True
+                for group in self._groups:
+                    fail_all(group, self.failure, emit)
+                self._groups.clear()
+        elif self._groups:
+            group = self._groups.popleft()
+            try:
+                outputs = self._replica.predict(group)
+            except BaseException as error:
+                if len(group) == 1:
+                    emit(group[0].place, _failure(error, "predict"))
+                else:
+                    self._halve(group)
+            else:
+                self._replica.finish(group, outputs, emit)
+        return bool(self._groups)
+
+    def _halve(self, group: Sequence[Prepared]) -> None:
+        """Queue the halves of a group that failed; an item that was alone runs once more."""
+        middle = (len(group) + 1) // 2
+        self._groups.extend(half for half in (group[:middle], group[middle:]) if half)
+
+
+class _Logged(Exception):
+    """A model's traceback as the cause of another error."""
+
+
+def fail_all(prepared: Sequence[Prepared], failure: Failure, emit: Emit) -> None:
+    """Give every item the same failure."""
+    for entry in prepared:
+        emit(entry.place, failure)
+
+
+def _response_schema(annotation: Any) -> Schema | None:
+    """None where nothing is known of the answers; an array, say, is written, but not described."""
+    if annotation is Any:
+        return None
+    try:
+        return schema_of(annotation)
+    except ConfigError:
+        return None
+
+
+def _example(item: Any, input_type: str, output_type: str, *, where: str) -> Payload:
+    try:
+        body = codec_of(input_type).encode(item)
+    except OutputError as error:
+        raise ConfigError(f"{where}: {error}".replace("output", "example")) from None
+    return Payload(body=body, input_type=input_type, output_type=output_type)
+
+
+def _failure(error: BaseException, stage: str) -> Failure:
+    """An item's failure: headrace's own errors as they are, others as a fault of the model."""
+    if isinstance(error, ItemError):
+        return _item_failure(error, stage)
+    if isinstance(error, OutputError):
+        return Failure.of(error, log=_log_of(error))
+    if stage == "decode" and isinstance(error, RequestError):
+        return Failure.of(error)
+    return _model_failure(error, stage)
+
+
+def _item_failure(error: ItemError, stage: str) -> Failure:
+    """What the model says of an item, if it says it in plain data."""
+    try:
+        msgspec.json.encode(error.details)
+    except Exception:
+        return _model_failure(error, stage)
+    return Failure.of(error)
+
+
+def _model_failure(error: BaseException, stage: str) -> Failure:
+    """What the caller may know of an exception in the model, with all of it for the log."""
+    known = ModelError(f"the model failed in {stage}", details=({"stage": stage},))
+    return Failure.of(known, log=_log_of(error))
+
+
+def _batch_failure(error: BaseException, size: int) -> Failure:
+    """The failure of a whole batch; what an `ItemError` says is for its own item only."""
+    return _failure(error, "predict") if size == 1 else _model_failure(error, "predict")
+
+
+def _log_of(error: BaseException) -> str:
+    """An exception with its traceback and causes, for the operator."""
+    log = "".join(traceback.format_exception(error))
+    half = MAX_LOG // 2
+    return log if len(log) <= MAX_LOG else f"{log[:half]}\n[...]\n{log[-half:]}"
+
+
+def _one_each(outputs: Any, size: int) -> Sequence[Any]:
+    """What predict returned, as a list of one output an item.
+
+    Raises:
+        BatchContractError: It is no sequence, or not as long as the batch.
+    """
+    kind = type(outputs).__name__
+    try:
+        # Tables have keys too: their elements are columns.
+        is_mapping = hasattr(outputs, "keys") and getattr(outputs, "ndim", 2) != 1
+        is_text = isinstance(outputs, str | bytes | bytearray)
+        if is_mapping or is_text or not hasattr(outputs, "__getitem__"):
+            raise TypeError
+        found, each = len(outputs), list(outputs)
+    except BaseException as error:
+        breach = f"predict returned {kind} for a batch of {size}, expected a sequence of outputs"
+        raise BatchContractError(breach) from error
+    if not found == size == len(each):
+        raise BatchContractError(f"predict returned {found} outputs for a batch of {size}")
+    return each
+
+
+def _named(error: BaseException) -> str:
+    """An exception's type and text, for the operator."""
+    return traceback.format_exception_only(error)[-1].strip()
