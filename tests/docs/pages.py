@@ -1,0 +1,205 @@
+"""Runs what a page of the documentation tells its readers to do.
+
+A page is run from top to bottom in one folder. What its fenced blocks mean is in their first line:
+
+- ```` ```python NAME.py ````: the file NAME.py. Any other name in that place is a file likewise.
+- ```` ```python ````: a program that must end well.
+- ```` ```console ````: commands after `$ `, each with what it prints. `...` stands for any text,
+  and on a line of its own for any lines. `headrace serve` runs until the page's end or its next
+  `headrace serve`; then it gets ^C and must drain and exit with 0.
+- ```` ```json ````: must be JSON. Other blocks are for reading.
+
+Pages say port 8000; a free one is used, and what is printed is changed back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 60.0
+PORT = "8000"
+
+needs_curl = pytest.mark.skipif(
+    shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl here"
+)
+
+_FENCE = re.compile(r"^```(?P<info>\S.*)\n(?P<body>(?:.*\n)*?)```$", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the file that it is, if it is one, and where it stands."""
+
+    language: str
+    file: str
+    body: str
+    where: str
+
+
+class Step(NamedTuple):
+    """A command of a console block, and what it is said to print."""
+
+    command: str
+    printed: str
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    text = page.read_text(encoding="utf-8")
+    for match in _FENCE.finditer(text):
+        language, _, file = match["info"].partition(" ")
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(language, file.strip(), match["body"], f"{page.name}:{line}")
+
+
+def steps_of(block: Block) -> Iterator[Step]:
+    """The commands of a console block."""
+    for part in re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:]:
+        command, _, printed = part.partition("\n")
+        yield Step(command, printed)
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether a text is as a page says, where `...` stands for anything."""
+    pattern = ""
+    for line in expected.strip().splitlines(keepends=True):
+        if line.strip() == "...":
+            pattern += r"(?:.*\n)*?.*"
+        else:
+            pattern += ".*".join(map(re.escape, re.split(r" ?\.\.\. ?", line)))
+    return re.fullmatch(pattern, printed.strip()) is not None
+
+
+class Reader:
+    """Somebody who does in an empty folder what pages say.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: subprocess.Popen[bytes] | None = None
+        self._port = _free_port()
+        (folder / ".curlrc").write_text("silent\nshow-error\n")
+        scripts = str(Path(sys.executable).parent)
+        self._environ = {
+            "PATH": os.pathsep.join((scripts, os.environ["PATH"])),
+            "HOME": str(folder),
+            "CURL_HOME": str(folder),
+            "COLUMNS": "200",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+
+    def follow(self, page: Path) -> None:
+        """Do all that a page says."""
+        for block in blocks_of(page):
+            self.do(block)
+        self.stop_server()
+
+    def do(self, block: Block) -> None:
+        """Do what one block says."""
+        if block.file:
+            (self._folder / block.file).write_text(block.body)
+        elif block.language == "python":
+            printed, code = self._run([sys.executable, "-c", block.body])
+            assert code == 0, f"{block.where}:\n{printed}"
+        elif block.language == "console":
+            for step in steps_of(block):
+                self._type(step, block.where)
+        elif block.language == "json":
+            json.loads(block.body)
+
+    def stop_server(self) -> None:
+        """^C in the server's terminal."""
+        server, self._server = self._server, None
+        if server is not None:
+            with _killed_at_last(server):
+                server.send_signal(signal.SIGINT)
+                assert server.wait(TIMEOUT_S) == 0, self._server_log()
+
+    def _type(self, step: Step, where: str) -> None:
+        command = step.command.replace(PORT, str(self._port))
+        if command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
+            self.stop_server()
+            printed = self._serve(command)
+        else:
+            printed, _ = self._run(["bash", "-c", command])
+        printed = printed.replace(str(self._port), PORT)
+        assert matches(step.printed, printed), (
+            f"{where}: $ {step.command}\n"
+            f"--- the page says:\n{step.printed}\n"
+            f"--- but it is:\n{printed}"
+        )
+
+    def _run(self, command: list[str]) -> tuple[str, int]:
+        done = subprocess.run(
+            command,
+            cwd=self._folder,
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        return done.stdout.decode().replace("\r\n", "\n"), done.returncode
+
+    def _serve(self, command: str) -> str:
+        """Start a server; what it has printed when it is ready."""
+        self._port = _free_port()
+        output = self._folder / "server.out"
+        with output.open("wb") as out, (self._folder / "server.err").open("wb") as err:
+            self._server = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=self._folder,
+                env={**self._environ, "HEADRACE_PORT": str(self._port)},
+                stdout=out,
+                stderr=err,
+            )
+        until = time.monotonic() + TIMEOUT_S
+        while "stop: ^C\n" not in output.read_text():
+            assert self._server.poll() is None and time.monotonic() < until, self._server_log()
+            time.sleep(0.02)
+        return output.read_text()
+
+    def _server_log(self) -> str:
+        return (self._folder / "server.err").read_text()
+
+
+@contextlib.contextmanager
+def _killed_at_last(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

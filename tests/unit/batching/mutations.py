@@ -1,0 +1,275 @@
+"""Faults for the batcher, to be put in one at a time: the tests beside this file must notice each.
+
+Run them with `pytest tests/unit/batching/test_mutations.py`. A change of the batcher that makes a
+fault's old text disappear must mend the fault here; the test says which.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """A fault: in this module of `headrace.batching`, the old text becomes the new one."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+MUTATIONS = [
+    # The queue
+    Mutation(
+        "one item too many is admitted",
+        "queue",
+        "if self.count + count > self.max_items or",
+        "if self.count + count > self.max_items + 1 or",
+    ),
+    Mutation(
+        "bytes of a removed item are never given back",
+        "queue",
+        "        self.size_bytes -= item.size_bytes\n",
+        "",
+    ),
+    Mutation(
+        "priority is reversed",
+        "queue",
+        "item.rank = start - item.priority",
+        "item.rank = start + item.priority",
+    ),
+    Mutation(
+        "fairness is reset by each admission",
+        "queue",
+        "self._clients.setdefault(item.client, _Backlog()).count += item.count",
+        "self._clients[item.client] = _Backlog()\n"
+        "            self._clients[item.client].count = item.count",
+    ),
+    Mutation(
+        "a client's debt is never forgotten",
+        "queue",
+        "                del self._clients[item.client]\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "a batch holds one item too many",
+        "queue",
+        "if taken and (count > max_count or",
+        "if taken and (count > max_count + 1 or",
+    ),
+    Mutation(
+        "cost is not looked at",
+        "queue",
+        "or cost > max_cost):",
+        "or cost > 2 * max_cost):",
+    ),
+    Mutation(
+        "all items share one bucket",
+        "queue",
+        "bucket = self.buckets.get(item.key)",
+        "bucket = next(iter(self.buckets.values()), None)",
+    ),
+    Mutation(
+        "who comes later goes first",
+        "queue",
+        "        if items and item < items[-1]:\n            bisect.insort(items, item)",
+        "        if items and items[-1] < item:\n            items.insert(0, item)",
+    ),
+    Mutation(
+        "an item expires a moment late",
+        "queue",
+        "while heap and heap[0][0] <= now:",
+        "while heap and heap[0][0] < now:",
+    ),
+    Mutation(
+        "compaction forgets live deadlines",
+        "queue",
+        "if entry[1] in self._live]",
+        "if entry[1] not in self._live]",
+    ),
+    # Items
+    Mutation(
+        "a cancelled item stays in the queue",
+        "batcher",
+        "        else:\n            self._leave(item)\n        self._end(item, end)",
+        "        self._end(item, end)",
+    ),
+    Mutation(
+        "the replica is not told of a cancelled item",
+        "batcher",
+        "            self._actions.append(Cancel(item.batch, item.index))\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "an item is answered twice",
+        "batcher",
+        "if item.state is not RUNNING or item.batch is not batch:",
+        "if item.batch is not batch:",
+    ),
+    Mutation(
+        "an expired item is dispatched",
+        "batcher",
+        "        self._expire(now)\n        wake =",
+        "        wake =",
+    ),
+    Mutation(
+        "an expired item holds its room",
+        "batcher",
+        "        self._expire(now)\n        count =",
+        "        count =",
+    ),
+    Mutation(
+        "an item without an answer is left behind",
+        "batcher",
+        "            if item.state is RUNNING:\n                failure",
+        "            if item.state is RUNNING and batch.isolated:\n                failure",
+    ),
+    Mutation(
+        "a hopeless item takes a place",
+        "batcher",
+        "if self._policy.was_busy(now):",
+        "if False:",
+    ),
+    Mutation(
+        "closing forgets what runs",
+        "batcher",
+        "            if item.state is QUEUED:\n                self._leave(item)\n"
+        "            self._answer(item, FAILED, failure)",
+        "            if item.state is QUEUED:\n                self._leave(item)\n"
+        "                self._answer(item, FAILED, failure)",
+    ),
+    # Cutting
+    Mutation(
+        "the wake instant for a deadline is missing",
+        "batcher",
+        "self._check_overruns(now), self._deadlines.next())",
+        "self._check_overruns(now))",
+    ),
+    Mutation(
+        "the timer of a wait is stale",
+        "batcher",
+        "return None, min(wake, settled)",
+        "return None, wake",
+    ),
+    Mutation(
+        "the second slot takes an underfull batch",
+        "batcher",
+        "if not is_idle and self._rules.second_slot_needs_full:",
+        "if False:",
+    ),
+    Mutation(
+        "a full bucket starves an older underfull one",
+        "batcher",
+        "> self._policy.batch_s",
+        "> 1000 * self._policy.batch_s + 1000",
+    ),
+    Mutation(
+        "the youngest full bucket goes first",
+        "batcher",
+        "if full is None or bucket.items[0] < full.items[0]:",
+        "if full is None or full.items[0] < bucket.items[0]:",
+    ),
+    Mutation(
+        "an idle replica is passed over",
+        "fleet",
+        "            if not replica.held:\n                return replica\n",
+        "            if not replica.held:\n                busy = replica\n",
+    ),
+    Mutation(
+        "the second slot goes where a batch was cut last",
+        "fleet",
+        "        replica.slots[batch.slot] = None\n        replica.since = now\n",
+        "        replica.slots[batch.slot] = None\n",
+    ),
+    Mutation(
+        "settling never ends",
+        "policy",
+        "        return max(now, self._until)\n",
+        "        return max(now + 0.0001, self._until)\n",
+    ),
+    Mutation(
+        "settling does not end when all are back",
+        "policy",
+        "if self._until is None or self._came >= self._goal:",
+        "if self._until is None:",
+    ),
+    Mutation(
+        "settling goes on though it brings nobody",
+        "policy",
+        "if self._worth < self._rules.settle_worth:",
+        "if self._worth < 0:",
+    ),
+    Mutation(
+        "a delay counts from the latest arrival",
+        "policy",
+        "return min(min(i.arrived",
+        "return max(min(i.arrived",
+    ),
+    # Replicas
+    Mutation(
+        "a batch is measured from its cut",
+        "batcher",
+        "self._policy.measured(now - batch.started_at, batch.count)",
+        "self._policy.measured(now - batch.cut_at, batch.count)",
+    ),
+    Mutation(
+        "an overrun is told again and again",
+        "batcher",
+        "                batch.overrun = True\n",
+        "",
+    ),
+    Mutation(
+        "a batch that had not begun is suspected",
+        "batcher",
+        "is_suspect = batch.started_at is not None and guilty is None",
+        "is_suspect = guilty is None",
+    ),
+    Mutation(
+        "a suspect is never convicted",
+        "batcher",
+        "(is_suspect and (is_alone or item.suspect))",
+        "(is_suspect and False)",
+    ),
+    Mutation(
+        "the known guilty item runs again",
+        "batcher",
+        "is_convicted = item is guilty or (",
+        "is_convicted = (",
+    ),
+    Mutation(
+        "what may not be repeated is repeated",
+        "batcher",
+        "if is_convicted or (has_begun and not self._idempotent):",
+        "if is_convicted:",
+    ),
+    Mutation(
+        "quarantine is ignored",
+        "fleet",
+        "replica is kept or replica.suspect is not None:",
+        "replica is kept:",
+    ),
+    Mutation(
+        "two suspects run at once",
+        "batcher",
+        "suspects_wait = bool(self._suspects) and fleet.quarantined is None",
+        "suspects_wait = bool(self._suspects)",
+    ),
+    Mutation(
+        "a suspect starves on a busy server",
+        "fleet",
+        "kept = self._emptiest() if keep_one else None",
+        "kept = None",
+    ),
+    Mutation(
+        "late news of a lost batch frees a slot",
+        "fleet",
+        "            batch.holds_slot = False\n        return replica.open",
+        "            pass\n        return replica.open",
+    ),
+    Mutation(
+        "what waits is forgotten when no replica is left",
+        "batcher",
+        "            self._policy.idle(now)\n        self._fail_waiting_if_none_ready()",
+        "            self._policy.idle(now)",
+    ),
+]

@@ -1,0 +1,82 @@
+"""Exchanges over ASGI, with messages made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from headrace import Limits, Model
+from headrace.clock import system_clock
+from headrace.engine import Engine
+from headrace.executors import InlineExecutor
+from headrace.http import App, Service
+from headrace.http.asgi import AsgiExchange
+from headrace.replica import Replica
+
+
+class Echo(Model):
+    def predict(self, batch: list[Any]) -> list[Any]:
+        return batch
+
+
+async def app_of_an_echo() -> App:
+    loop = asyncio.get_running_loop()
+    executor = InlineExecutor(lambda: Replica(Echo()), loop=loop)
+    engine = Engine(Replica(Echo()).card, executor, loop=loop)
+    engine.open()
+    await asyncio.sleep(0)
+    assert engine.is_ready
+    return App(Service([engine], limits=Limits(), clock=system_clock, version="1"))
+
+
+async def ask(app: App, *, leave: bool) -> list[dict[str, Any]]:
+    """One request whose client waits for the answer, or leaves as soon as it has asked."""
+    sent: list[dict[str, Any]] = []
+    asked = [{"type": "http.request", "body": b"[1]", "more_body": False}]
+    answered = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if asked:
+            return asked.pop()
+        if not leave:
+            await answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/predict"}
+    await app(scope | {"query_string": b"", "headers": headers}, receive, send)
+    answered.set()
+    return sent
+
+
+@pytest.mark.parametrize("leave", [False, True])
+def test_a_request_is_gone_with_its_answer_not_with_a_collection(leave: bool) -> None:
+    async def test() -> None:
+        app = await app_of_an_echo()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await ask(app, leave=leave)
+                for _ in range(10):  # turns of the loop, in which the batch runs and ends
+                    await asyncio.sleep(0)
+            left = [found for found in gc.get_objects() if isinstance(found, AsgiExchange)]
+            assert left == []
+        finally:
+            gc.enable()
+
+    asyncio.run(test())
+
+
+def test_a_client_that_stays_is_answered() -> None:
+    async def test() -> None:
+        start, body = await ask(await app_of_an_echo(), leave=False)
+        assert (start["status"], body["body"]) == (200, b"[1]")
+
+    asyncio.run(test())

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from headrace.config import (
+    Batching,
+    Declared,
+    Limits,
+    Resolved,
+    ServerSettings,
+    describe,
+    env_name,
+    from_environment,
+    from_flags,
+    from_table,
+    known_settings,
+    nearest,
+    override,
+    resolve,
+)
+from headrace.errors import ConfigError
+
+
+def test_the_defaults_are_valid() -> None:
+    assert Batching().max_batch_size == 32
+    assert Limits().max_depth == 64
+    assert ServerSettings().limits == Limits()
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value", "message"),
+    [
+        (Batching, "max_batch_size", 0, "Batching.max_batch_size: expected 1 to 65536, got 0"),
+        (Batching, "max_batch_size", True, "expected 1 to 65536, got True"),
+        (Batching, "max_batch_size", 2.0, "expected 1 to 65536, got 2.0"),
+        (Batching, "max_batch_delay_s", math.nan, "expected 0 to 60, got nan"),
+        (Batching, "max_batch_cost", 0, "expected a number, more than 0, got 0"),
+        (Batching, "priority_step_s", -1, "expected a number, at least 0, got -1"),
+        (Limits, "max_headers", 0, "expected an integer, at least 1, got 0"),
+        (ServerSettings, "executor", "gpu", "expected 'thread' or 'inline', got 'gpu'"),
+        (ServerSettings, "uds", 3, "expected text or nothing, got 3"),
+        (ServerSettings, "host", None, "expected text, got None"),
+        (ServerSettings, "port", 99999, "expected 0 to 65535, got 99999"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else None,
+)
+def test_a_value_out_of_range_is_refused_with_what_is_allowed(
+    cls: type, name: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cls(**{name: value})
+    assert str(caught.value).endswith(message)
+    assert str(caught.value).startswith(f"{cls.__name__}.{name}: ")
+
+
+def test_a_number_may_be_given_as_an_integer() -> None:
+    assert Batching(max_batch_delay_s=1).max_batch_delay_s == 1
+
+
+def test_every_setting_has_a_meaning_a_describable_type_and_a_valid_default() -> None:
+    for key, declared in known_settings().items():
+        assert declared.doc, key
+        assert describe(declared.annotation), key
+        declared.check(declared.default, where=key)
+
+
+def test_known_settings_are_named_by_section() -> None:
+    assert {"port", "limits.max_depth", "batching.max_batch_size"} <= set(known_settings())
+    assert "limits" not in known_settings()
+    assert env_name("limits.max_depth") == "HEADRACE_LIMITS_MAX_DEPTH"
+
+
+def test_the_environment_gives_settings_by_prefix_as_text() -> None:
+    environ = {"PATH": "/", "HEADRACE_PORT": "80", "HEADRACE_CONFIG": "x"}
+    found = from_environment(environ, ignore=["HEADRACE_CONFIG"])
+    assert [(entry.key, entry.value) for entry in found] == [("port", "80")]
+    assert resolve([found]).settings.port == 80
+
+
+def test_an_unknown_variable_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_environment({"HEADRACE_PROT": "80"})
+    assert str(caught.value) == "HEADRACE_PROT: no such setting; did you mean HEADRACE_PORT?"
+
+
+def test_a_table_gives_settings_of_the_top_level_and_of_sections() -> None:
+    found = from_table({"port": 80, "limits": {"max_depth": 5}}, file="h.toml")
+    settings = resolve([found]).settings
+    assert (settings.port, settings.limits.max_depth) == (80, 5)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"prt": 1}, "h.toml: prt: no such setting; did you mean port?"),
+        ({"limits": 1}, "h.toml: limits: expected a table, got 1"),
+        (
+            {"limits": {"max_dept": 1}},
+            "h.toml: limits.max_dept: no such setting; did you mean limits.max_depth?",
+        ),
+        ({"": 1}, "h.toml: : no such setting"),
+        ({"zzzzzz": 1}, "h.toml: zzzzzz: no such setting"),
+    ],
+    ids=["misspelt", "no-table", "misspelt-inside", "empty", "far-from-all"],
+)
+def test_an_unknown_key_of_a_table_is_an_error(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_table(table, file="h.toml")
+    assert str(caught.value) == message
+
+
+def test_flags_that_were_not_given_say_nothing() -> None:
+    found = from_flags({"port": 1, "host": None, "batching.max_batch_size": "4"})
+    assert [(entry.key, entry.source.name) for entry in found] == [
+        ("port", "--port"),
+        ("batching.max_batch_size", "--max-batch-size"),
+    ]
+
+
+def test_assignments_set_any_setting() -> None:
+    found = from_flags({}, ["limits.max_depth=7"])
+    assert resolve([found]).settings.limits.max_depth == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("port", "--set: expected KEY=VALUE, got 'port'"),
+        ("prt=1", "--set prt: no such setting; did you mean port?"),
+    ],
+    ids=["no-value", "unknown"],
+)
+def test_a_bad_assignment_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_flags({}, [text])
+    assert str(caught.value) == message
+
+
+def test_later_layers_override_earlier_ones_and_origins_are_kept() -> None:
+    resolved: Resolved = resolve(
+        [
+            from_table({"port": 1, "host": "h"}, file="h.toml"),
+            from_environment({"HEADRACE_PORT": "2"}),
+            from_flags({"batching.max_batch_size": 8}),
+        ]
+    )
+    assert resolved.settings.port == 2
+    assert resolved.settings.batching == {"max_batch_size": 8}
+    assert resolved.origins == {
+        "port": "HEADRACE_PORT",
+        "host": "h.toml: host",
+        "batching.max_batch_size": "--max-batch-size",
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (from_environment({"HEADRACE_PORT": "x"}), "HEADRACE_PORT: expected 0 to 65535, got 'x'"),
+        (from_table({"port": "80"}, file="f"), "f: port: expected 0 to 65535, got '80'"),
+        (
+            from_environment({"HEADRACE_DRAIN_DELAY_S": "nan"}),
+            "HEADRACE_DRAIN_DELAY_S: expected a number, at least 0, got 'nan'",
+        ),
+    ],
+    ids=["no-number", "text-in-a-file", "nan"],
+)
+def test_a_bad_value_is_told_with_where_it_came_from(layer: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve([layer])
+    assert str(caught.value) == message
+
+
+def test_override_replaces_and_checks_again() -> None:
+    batching = Batching()
+    assert override(batching, {}) is batching
+    assert override(batching, {"max_batch_size": 2}).max_batch_size == 2
+    with pytest.raises(ConfigError, match="expected 1 to 65536, got 0"):
+        override(batching, {"max_batch_size": 0})
+    with pytest.raises(ConfigError, match="did you mean max_batch_size"):
+        override(batching, {"max_batch_siz": 2})
+
+
+def test_nearest_says_nothing_when_nothing_is_near() -> None:
+    assert nearest("qqq", ["port"]) == ""
+
+
+def test_a_declared_setting_reads_text_only_where_it_may() -> None:
+    declared = Declared(int, 1, "doc")
+    assert declared.parse("5", where="x", strict=False) == 5
+    with pytest.raises(ConfigError, match="x: expected an integer, got '5'"):
+        declared.parse("5", where="x", strict=True)

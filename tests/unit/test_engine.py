@@ -1,0 +1,456 @@
+"""The engine, with time moved by hand and an executor that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+
+from headrace import Batching, Model
+from headrace.batching import Cut
+from headrace.call import Call, Failure, Outcome, Payload, Value
+from headrace.card import ModelCard
+from headrace.clock import NEVER
+from headrace.config import Limits
+from headrace.engine import Engine, Ticket
+from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull
+from headrace.replica import Replica
+from headrace.testing import ManualClock, ManualLoop, ScriptedExecutor
+
+JSON = "application/json"
+
+
+class Echo(Model):
+    batching: ClassVar = Batching(max_batch_size=4)
+
+    def predict(self, batch: list[Any]) -> list[Any]:
+        return batch
+
+
+class Sized(Echo):
+    """Its key and cost are what the body says; some say nonsense."""
+
+    def key(self, payload: Payload) -> Any:
+        if payload.body == b'"key raises"':
+            raise ValueError("secret")
+        return [1] if payload.body == b'"unhashable"' else payload.body[:2]
+
+    def cost(self, payload: Payload) -> float:
+        if payload.body == b'"cost raises"':
+            raise ValueError("secret")
+        return {b'"negative"': -1.0, b'"nan"': float("nan")}.get(payload.body, 1.0)
+
+
+class Heard:
+    """A sink that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, Outcome, bool]] = []
+
+    def part(self, index: int, outcome: Outcome, last: bool) -> None:
+        self.parts.append((index, outcome, last))
+
+    @property
+    def codes(self) -> list[str]:
+        """What became of each item: its body's text, or its failure's code."""
+        return [o.code if isinstance(o, Failure) else o.body.decode() for _, o, _ in self.parts]
+
+    @property
+    def failure(self) -> Failure:
+        """The only outcome."""
+        [(_, outcome, _)] = self.parts
+        assert isinstance(outcome, Failure)
+        return outcome
+
+
+class House:
+    """An engine that is ready, with all that surrounds it."""
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        *,
+        replicas: int = 1,
+        limits: Limits | None = None,
+        sizing: Model | None = None,
+        make_loop: Callable[[ManualClock], ManualLoop] = ManualLoop,
+    ) -> None:
+        self.clock = ManualClock(100.0)
+        self.loop = make_loop(self.clock)
+        card = Replica(model or Echo()).card
+        self.executor = ScriptedExecutor(card, replicas=replicas)
+        self.hung = 0
+        self.became_ready = 0
+        self.start_failures: list[str] = []
+        self.engine = Engine(
+            card,
+            self.executor,
+            loop=self.loop,
+            limits=limits,
+            clock=self.clock,
+            sizing=sizing,
+            on_hung=self._on_hung,
+            on_ready=self._on_ready,
+            on_start_failed=self.start_failures.append,
+        )
+        self.engine.open()
+        self.loop.run()
+
+    def ask(self, *bodies: str, deadline: float = NEVER) -> tuple[Heard, Ticket]:
+        heard = Heard()
+        payloads = tuple(
+            Payload(body=body.encode(), input_type=JSON, output_type=JSON) for body in bodies
+        )
+        return heard, self.engine.submit(Call(payloads=payloads, deadline=deadline), heard)
+
+    def _on_hung(self) -> None:
+        self.hung += 1
+
+    def _on_ready(self) -> None:
+        self.became_ready += 1
+
+
+def test_what_one_turn_of_the_loop_brings_leaves_in_one_batch() -> None:
+    house = House()
+    heard = [house.ask(str(n))[0] for n in range(3)]
+    assert not house.executor.batches
+    house.loop.run()
+    assert [len(batch.items) for batch in house.executor.batches] == [3]
+    house.executor.begin()
+    house.executor.finish()
+    house.loop.run()
+    assert [each.codes for each in heard] == [["0"], ["1"], ["2"]]
+    assert house.engine.counts.items == {"ok": 3}
+    assert house.engine.counts.batches == {Cut.IDLE.value: 1}
+
+
+def test_a_calls_outcomes_are_told_by_their_place_in_it() -> None:
+    house = House()
+    heard, _ = house.ask("1", "2", "3")
+    house.loop.run()
+    failure = Failure(code="item_error", message="no")
+    house.executor.finish({1: failure})
+    assert [(index, last) for index, _, last in heard.parts] == [(0, True), (1, True), (2, True)]
+    assert heard.codes == ["1", "item_error", "3"]
+
+
+def test_a_deadline_in_the_queue_is_answered_at_its_instant_and_never_dispatched() -> None:
+    house = House()
+    for n in range(4):
+        house.ask(str(n))
+    house.loop.run()
+    house.executor.begin()
+    late, _ = house.ask("late", deadline=house.clock.now + 0.25)
+    house.loop.run()
+    house.loop.advance(0.2499)
+    assert late.parts == []
+    house.loop.advance(0.0001)
+    assert late.codes == ["deadline_exceeded"]
+    assert late.failure.details == ({"stage": "queued"},)
+    assert "0.25 s" in late.failure.message
+    house.executor.finish()
+    house.loop.run()
+    assert not house.executor.batches
+    assert house.engine.queued_items == 0 and house.engine.queued_bytes == 0
+
+
+def test_a_deadline_while_running_is_answered_at_its_instant_and_the_late_answer_dropped() -> None:
+    house = House()
+    late, _ = house.ask("late", deadline=house.clock.now + 0.25)
+    mate, _ = house.ask("mate")
+    house.loop.run()
+    house.executor.begin()
+    house.loop.advance(0.25)
+    assert late.failure.details == ({"stage": "running"},)
+    assert house.executor.cancelled == [(house.executor.batches[0].id, 0)]
+    house.executor.finish()
+    house.loop.run()
+    assert (late.codes, mate.codes) == (["deadline_exceeded"], ["mate"])
+    assert house.engine.counts.items == {"deadline_exceeded": 1, "ok": 1}
+
+
+def test_a_cancelled_call_leaves_the_queue_at_once_and_hears_no_more() -> None:
+    house = House()
+    for n in range(4):
+        house.ask(str(n))
+    house.loop.run()
+    heard, ticket = house.ask("a", "b")
+    assert house.engine.queued_items == 2
+    ticket.cancel()
+    assert house.engine.queued_items == 0
+    ticket.cancel()
+    house.executor.finish()
+    house.loop.run()
+    assert heard.parts == [] and not house.executor.batches
+    assert house.engine.counts.items["cancelled"] == 2
+
+
+def test_cancelling_a_running_item_tells_the_executor_and_changes_nothing_for_its_mates() -> None:
+    house = House()
+    heard, ticket = house.ask("gone")
+    mate, _ = house.ask("mate")
+    house.loop.run()
+    batch = house.executor.begin()
+    ticket.cancel()
+    house.loop.run()
+    assert house.executor.cancelled == [(batch.id, 0)]
+    house.executor.finish()
+    assert heard.parts == [] and mate.codes == ["mate"]
+
+
+def test_before_a_replica_is_ready_calls_are_refused_without_the_reason() -> None:
+    house = House(replicas=0)
+    with pytest.raises(NotReady) as caught:
+        house.ask("1")
+    assert caught.value.retry_after_s > 0
+    assert (house.engine.is_ready, house.engine.reason) == (False, "loading")
+    house.engine.start_failed(0, "load raised OSError: /secret/weights.bin")
+    assert house.start_failures == ["load raised OSError: /secret/weights.bin"]
+    assert house.engine.reason == "load raised OSError: /secret/weights.bin"
+    with pytest.raises(NotReady) as caught:
+        house.ask("1")
+    assert "secret" not in str(caught.value)
+    assert house.engine.counts.refused == {"not_ready": 2}
+
+
+def test_an_unready_replica_answers_those_who_wait_and_may_come_back() -> None:
+    house = House()
+    for n in range(4):
+        house.ask(str(n))
+    house.loop.run()
+    waiting, _ = house.ask("waiting")
+    house.engine.unready(0, "broken")
+    house.loop.run()
+    assert waiting.codes == ["not_ready"]
+    assert house.engine.reason == "broken" and not house.engine.is_ready
+    assert house.executor.events is not None
+    house.executor.events.ready(0, house.engine.card)
+    house.loop.run()
+    assert (house.engine.is_ready, house.engine.reason, house.became_ready) == (True, "", 2)
+
+
+def test_a_full_queue_refuses_with_the_time_after_which_it_pays_to_come_back() -> None:
+    house = House(limits=Limits(max_queue_items=4))
+    for n in range(4):
+        house.ask(str(n))
+    house.loop.run()
+    house.executor.begin()
+    house.loop.advance(1.0)
+    house.executor.finish()
+    house.loop.run()
+    # Four a second is what was measured; of these eight four run and four wait.
+    for n in range(4):
+        house.ask(str(n))
+    house.loop.run()
+    for n in range(4):
+        house.ask(str(n))
+    with pytest.raises(QueueFull) as caught:
+        house.ask("more")
+    assert caught.value.retry_after_s == pytest.approx(1.0, rel=0.5)
+    assert house.engine.counts.refused == {"queue_full": 1}
+
+
+def test_a_call_is_admitted_whole_or_not_at_all() -> None:
+    house = House(limits=Limits(max_queue_items=4))
+    house.ask("1", "2")
+    with pytest.raises(QueueFull):
+        house.ask("3", "4", "5")
+    with pytest.raises(PayloadTooLarge):
+        house.ask("1", "2", "3", "4", "5")
+    assert house.engine.queued_items == 2
+    house.loop.run()
+    assert [len(batch.items) for batch in house.executor.batches] == [2]
+
+
+@pytest.mark.parametrize("body", ["key raises", "unhashable", "cost raises", "negative", "nan"])
+def test_a_key_or_cost_that_raises_fails_its_item_only(body: str) -> None:
+    house = House(Sized(), sizing=Sized())
+    heard, _ = house.ask('"1"', f'"{body}"', '"1"')
+    house.loop.run()
+    assert heard.failure.code == "model_error"
+    assert "secret" not in heard.failure.message
+    assert heard.failure.log and "Error" in heard.failure.log
+    house.executor.finish()
+    assert sorted(index for index, _, _ in heard.parts) == [0, 1, 2]
+    assert house.engine.counts.items == {"model_error": 1, "ok": 2}
+
+
+def test_a_call_whose_key_raised_can_be_cancelled_before_it_is_told() -> None:
+    house = House(Sized(), sizing=Sized())
+    heard, ticket = house.ask('"key raises"')
+    ticket.cancel()
+    house.loop.run()
+    assert heard.parts == [] and house.engine.counts.items == {"cancelled": 1}
+
+
+def test_items_with_different_keys_never_share_a_batch() -> None:
+    house = House(Sized(), sizing=Sized(), replicas=2)
+    house.ask('"a1"', '"b1"', '"a2"')
+    house.loop.run()
+    batches = [[item.payload.body for item in batch.items] for batch in house.executor.batches]
+    assert batches == [[b'"a1"', b'"a2"'], [b'"b1"']]
+
+
+def test_a_sink_that_raises_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Heard):
+        def part(self, index: int, outcome: Outcome, last: bool) -> None:
+            raise RuntimeError("a fault of the face")
+
+    house = House()
+    payload = Payload(body=b"1", input_type=JSON, output_type=JSON)
+    house.engine.submit(Call(payloads=(payload,)), Broken())
+    mate, _ = house.ask("mate")
+    house.loop.run()
+    house.executor.finish()
+    house.loop.run()
+    assert mate.codes == ["mate"]
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_batch_past_predict_timeout_is_told_once_and_its_replica_given_up() -> None:
+    house = House(limits=Limits(predict_timeout_s=2.0))
+    heard, _ = house.ask("1")
+    house.loop.run()
+    house.loop.advance(3.0)
+    assert house.hung == 0, "the time counts from the batch's start on its replica"
+    batch = house.executor.begin()
+    house.loop.run()
+    house.loop.advance(1.999)
+    assert (house.hung, heard.parts) == (0, [])
+    house.loop.advance(0.001)
+    assert house.hung == 1
+    assert heard.codes == ["replica_lost"]
+    assert not house.engine.is_ready and "predict_timeout_s" in house.engine.reason
+    with pytest.raises(NotReady):
+        house.ask("2")
+    # The replica comes back to life, too late.
+    house.executor.finish()
+    house.loop.advance(10.0)
+    assert (house.hung, heard.codes) == (1, ["replica_lost"])
+    assert batch.overrun
+
+
+def test_the_batch_of_a_hung_replica_runs_again_elsewhere() -> None:
+    house = House(limits=Limits(predict_timeout_s=1.0), replicas=2)
+    heard, _ = house.ask("1", "2")
+    house.loop.run()
+    house.executor.begin()
+    house.loop.run()
+    house.loop.advance(1.0)
+    hung = house.executor.batches.popleft()
+    while house.executor.batches:
+        assert house.executor.batches[0].replica != hung.replica
+        house.executor.begin()
+        house.executor.finish()
+        house.loop.run()
+    assert heard.codes == ["1", "2"]
+    assert house.engine.ready_replicas == 1
+
+
+def test_items_of_a_lost_replica_are_answered_or_run_again() -> None:
+    house = House(replicas=2)
+    heard, _ = house.ask("1", "2")
+    house.loop.run()
+    batch = house.executor.begin()
+    house.executor.batches.clear()
+    house.engine.lost(batch.replica, (batch, 0))
+    house.loop.run()
+    assert heard.codes == ["replica_lost"]
+    house.executor.finish()
+    assert heard.codes == ["replica_lost", "2"]
+
+
+def test_a_batch_set_aside_frees_its_slot_and_is_counted_once() -> None:
+    house = House()
+    heard, _ = house.ask("1", "2", "3", "4")
+    house.loop.run()
+    ill = house.executor.begin()
+    house.executor.batches.clear()
+    house.engine.set_aside(ill)
+    other, _ = house.ask("5")
+    house.loop.run()
+    house.engine.started(ill)
+    house.engine.set_aside(ill)
+    assert house.engine.counts.isolations == 1
+    house.executor.begin()
+    house.executor.finish()
+    for index in range(4):
+        house.engine.part(ill, index, Value(b"x", JSON), True)
+    house.engine.ended(ill)
+    house.loop.run()
+    assert other.codes == ["5"] and heard.codes == 4 * ["x"]
+
+
+def test_there_is_one_timer_however_much_happens() -> None:
+    set_timers: list[float] = []
+
+    class CountingLoop(ManualLoop):
+        def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Any:
+            set_timers.append(delay)
+            return super().call_later(delay, callback, *args)
+
+    house = House(make_loop=CountingLoop)
+    for _ in range(100):
+        house.ask("1", deadline=house.clock.now + 5.0)
+        house.loop.run()
+    assert set_timers == [5.0]
+    house.ask("2", deadline=house.clock.now + 1.0)
+    house.loop.run()
+    assert set_timers == [5.0, 1.0]
+
+
+def test_draining_refuses_new_calls_and_tells_when_the_last_one_has_ended() -> None:
+    house = House()
+    heard, _ = house.ask("1")
+    house.loop.run()
+    done: list[str] = []
+    house.engine.drain(lambda: done.append("done"))
+    house.loop.run()
+    assert done == [] and house.engine.reason == "draining" and not house.engine.is_ready
+    with pytest.raises(Draining):
+        house.ask("2")
+    house.executor.finish()
+    house.loop.run()
+    assert (heard.codes, done) == (["1"], ["done"])
+
+
+def test_closing_answers_all_that_has_not_ended_and_stops_the_executor() -> None:
+    house = House()
+    running, _ = house.ask("1", "2", "3", "4")
+    house.loop.run()
+    waiting, _ = house.ask("5", deadline=house.clock.now + 1.0)
+    house.loop.run()
+    house.engine.close()
+    assert running.codes == 4 * ["draining"] and waiting.codes == ["draining"]
+    assert house.executor.closed and house.engine.join(0.0)
+    house.loop.advance(2.0)
+    assert waiting.codes == ["draining"]
+    assert house.engine.running_items == 0
+
+
+def test_the_awaitable_form_gives_outcomes_in_order_and_cancels_with_its_task() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        card: ModelCard = Replica(Echo()).card
+        executor = ScriptedExecutor(card)
+        engine = Engine(card, executor, loop=loop)
+        engine.open()
+        payloads = tuple(
+            Payload(body=body, input_type=JSON, output_type=JSON) for body in (b"1", b"2")
+        )
+        answered = asyncio.create_task(engine.ask(Call(payloads=payloads)))
+        given_up = asyncio.create_task(engine.ask(Call(payloads=payloads[:1])))
+        for _ in range(3):  # the tasks begin, then the engine makes its pass
+            await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        executor.finish()
+        assert [o.body for o in await answered if isinstance(o, Value)] == [b"1", b"2"]
+        assert engine.counts.items == {"cancelled": 1, "ok": 2}
+        engine.close()
+
+    asyncio.run(main())

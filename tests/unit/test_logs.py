@@ -1,0 +1,109 @@
+"""Log records: one line each, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headrace.logs import JsonFormatter, RateLimit, TextFormatter, configure
+
+NASTY = 'a\r\n{"level":"fake"}\x1b[31mred\x00\u2028'
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+def record(message: str = "it failed", **extra: Any) -> logging.LogRecord:
+    made = logging.makeLogRecord({"msg": message, "name": "x", "levelname": "WARNING"})
+    vars(made).update(extra)
+    return made
+
+
+def test_a_json_record_has_its_time_level_logger_message_and_extras() -> None:
+    fields = json.loads(JsonFormatter().format(record(model="m", status=500)))
+    assert fields.pop("time").endswith("+00:00")
+    assert fields == {
+        "level": "warning",
+        "logger": "x",
+        "message": "it failed",
+        "model": "m",
+        "status": 500,
+    }
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_line_ends_and_escape_codes_in_values_stay_within_one_line(
+    formatter: logging.Formatter,
+) -> None:
+    line = formatter.format(record(NASTY, request_id=NASTY))
+    assert len(line.splitlines()) == 1 or isinstance(formatter, JsonFormatter)
+    assert not any(c in line for c in "\r\n\x1b\x00")
+    if isinstance(formatter, JsonFormatter):
+        assert json.loads(line)["message"] == NASTY
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud800 lone", {(1, 2): 3}, Unprintable(), {"deep": Unprintable()}, 2**70, {1, 2}]
+)
+def test_a_value_that_json_cannot_have_does_not_lose_the_record(value: Any) -> None:
+    fields = json.loads(JsonFormatter().format(record(odd=value, status=500)))
+    assert (fields["message"], fields["status"]) == ("it failed", 500)
+    assert "odd" in fields
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_traceback_comes_with_its_record(formatter: logging.Formatter) -> None:
+    try:
+        raise ValueError("why")
+    except ValueError as error:
+        made = record(exc_info=(type(error), error, error.__traceback__))
+    text = formatter.format(made)
+    assert "ValueError: why" in text
+    assert isinstance(formatter, TextFormatter) or len(text.splitlines()) == 1
+
+
+def test_a_models_traceback_stands_below_its_line_of_text() -> None:
+    lines = TextFormatter().format(record(traceback="Traceback\n  why", code="x")).splitlines()
+    assert lines[0].endswith("it failed code=x") and lines[1:] == ["Traceback", "  why"]
+
+
+def test_a_second_lets_ten_records_of_a_reason_through_and_counts_the_others() -> None:
+    limit = RateLimit(per_second=10)
+    assert [limit.admit(5.0 + n / 100, "a") for n in range(25)] == [0] * 10 + [None] * 15
+    assert limit.admit(5.5, "b") == 0, "each reason has its own"
+    assert limit.admit(6.0, "a") == 15
+    assert limit.admit(6.1, "a") == 0
+    assert limit.admit(9.0, "a") == 0
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger, put back after the test."""
+    logger = logging.getLogger()
+    handlers, level, raising = logger.handlers[:], logger.level, logging.raiseExceptions
+    yield logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logging.raiseExceptions = raising
+
+
+@pytest.mark.parametrize(("form", "is_json"), [("json", True), ("auto", True), ("text", False)])
+def test_records_go_to_standard_error_in_the_form_asked_for(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], form: str, is_json: bool
+) -> None:
+    configure("warning", form)
+    logging.getLogger("headrace.x").info("too fine")
+    logging.getLogger("headrace.x").warning("seen")
+    out, err = capsys.readouterr()
+    assert out == ""
+    [line] = err.splitlines()
+    assert line.startswith("{") == is_json
+    assert "seen" in line
