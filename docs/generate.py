@@ -22,6 +22,7 @@ from headrace.config import describe, env_name, known_settings
 from headrace.errors import HeadraceError
 from headrace.http.errors import STATUS
 from headrace.metrics.prometheus import METRICS
+from headrace.wire import NEXT, Kind, State
 
 DOCS = Path(__file__).parent
 
@@ -65,7 +66,7 @@ def metrics() -> Iterator[str]:
 def errors() -> Iterator[str]:
     """Every code that an answer or a log record may have, by its status."""
     # The classes that stand above headrace.errors are found once their modules are loaded.
-    for module in ("headrace.http.docs", "headrace.http.listener", "headrace.testing"):
+    for module in ("headrace.http.docs", "headrace.listener", "headrace.testing"):
         importlib.import_module(module)
     classes = {cls.code: cls for cls in _below(HeadraceError)}
     rows = []
@@ -86,11 +87,34 @@ def exit_codes() -> Iterator[str]:
     return _table(("exit code", "meaning"), rows)
 
 
+def worker_protocol() -> Iterator[str]:
+    """What each side may say in each state of the worker protocol, and the state after it."""
+    rows = [
+        (f"`{state.value}`", _sayings(state, "front"), _sayings(state, "worker")) for state in State
+    ]
+    return _table(("state", "the front may send", "the worker may send"), rows)
+
+
+def _sayings(state: State, side: str) -> str:
+    """Kinds of messages, those first that change nothing."""
+    after = {
+        Kind(kind).name.lower(): following
+        for (before, sender, kind), following in NEXT.items()
+        if before is state and sender == side
+    }
+    stays = [kind for kind, following in after.items() if following is state]
+    moves = [
+        f"{kind} → `{following.value}`" for kind, following in after.items() if following != state
+    ]
+    return ", ".join(stays + moves)
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "metrics": metrics,
     "errors": errors,
     "exit-codes": exit_codes,
+    "worker-protocol": worker_protocol,
 }
 
 

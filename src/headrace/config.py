@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 import types
 import typing
@@ -26,6 +27,9 @@ MIB = 1024 * 1024
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
+Bounds = Annotated[
+    tuple[PositiveInt, ...], Meta(description="ascending integers of at least 1, as in '1000,8000'")
+]
 
 
 def setting(doc: str, default: Any) -> Any:
@@ -60,11 +64,25 @@ class Batching(Settings):
         0.0,
     )
     max_batch_cost: Annotated[float, Meta(gt=0)] = setting(
-        "the most cost (`Model.cost`, 1 an item unless defined) that one batch holds", math.inf
+        "the most cost (`Model.cost` where it is defined, else `batching.cost`) that one batch"
+        " holds",
+        math.inf,
+    )
+    cost: Literal["items", "bytes"] = setting(
+        "what a body adds to a batch's cost: its items, or its bytes", "items"
+    )
+    bucket_bytes: Bounds = setting(
+        "bounds of a body's size: bodies share a batch only if they lie between the same two",
+        (),
     )
     priority_step_s: Seconds = setting(
         "how many seconds earlier an item counts as arrived for each step of priority", 0.1
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # A list is as good, but cannot be hashed as a frozen value should.
+        object.__setattr__(self, "bucket_bytes", tuple(self.bucket_bytes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +117,44 @@ class Limits(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Workers(Settings):
+    """The worker processes, and what each may take of the machine."""
+
+    threads: Annotated[int, Meta(ge=0, le=4096)] = setting(
+        "threads of a worker's numeric libraries; 0 divides the cores among the replicas", 0
+    )
+    pin_cpus: bool = setting(
+        "whether each of several replicas keeps to cores of its own, where there are enough", True
+    )
+    devices: str = setting(
+        "CUDA devices: `0,1` gives each replica one in turn, `0+1,2+3` each two;"
+        " empty leaves it to the model",
+        "",
+    )
+    niceness: Annotated[int, Meta(ge=0, le=19)] = setting(
+        "how much a worker gives way to other processes", 0
+    )
+    recycle_after_items: Annotated[int, Meta(ge=0)] = setting(
+        "after how many items a worker is replaced, for models that leak; 0 is never", 0
+    )
+    recycle_memory_bytes: Annotated[int, Meta(ge=0)] = setting(
+        "with how much resident memory a worker is replaced; 0 is never", 0
+    )
+    stop_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "how long a worker that was told to stop may take, before it is killed", 5.0
+    )
+    listen: str | None = setting(
+        "host:port where workers of other hosts connect, with executor remote", None
+    )
+    secret_file: str | None = setting(
+        "a file with the secret that those workers share with the server", None
+    )
+    tls_cert: str | None = setting("a file with the certificate shown to those workers", None)
+    tls_key: str | None = setting("a file with the certificate's key", None)
+    insecure: bool = setting("whether those connections may be without TLS", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings(Settings):
     """What `headrace serve` can be told, by flag, environment, file, or in this order."""
 
@@ -107,8 +163,10 @@ class ServerSettings(Settings):
         "the port to listen on; 0 takes a free one", 8000
     )
     uds: str | None = setting("a Unix socket's path to listen on, in place of host and port", None)
-    executor: Literal["thread", "inline"] = setting(
-        "where batches run: on a thread for each replica, or on the event loop's own", "thread"
+    executor: Literal["process", "thread", "inline", "remote"] = setting(
+        "where batches run: in a worker process for each replica, on a thread for each, on the"
+        " event loop's own, or in workers of other hosts that connect",
+        "process",
     )
     replicas: Annotated[int, Meta(ge=1, le=256)] = setting("copies of each model", 1)
     start_timeout_s: Annotated[float, Meta(gt=0)] = setting(
@@ -127,6 +185,7 @@ class ServerSettings(Settings):
         "how records are written; auto is text on a terminal and JSON elsewhere", "auto"
     )
     limits: Limits = dataclasses.field(default_factory=Limits)
+    workers: Workers = dataclasses.field(default_factory=Workers)
     batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of `Batching` that override every model's own."""
 
@@ -153,13 +212,23 @@ class Declared(NamedTuple):
         Raises:
             ConfigError: It is no such value, or outside its range.
         """
+        found = value
+        if self.annotation == Bounds and isinstance(value, str) and not strict:
+            found = [part.strip() for part in value.split(",")] if value.strip() else ()
         try:
-            converted = msgspec.convert(value, self.annotation, strict=strict)
+            converted = msgspec.convert(found, self.annotation, strict=strict)
         except msgspec.ValidationError:
             converted = math.nan
-        if isinstance(converted, float) and math.isnan(converted):
+        if not _is_sound(converted):
             raise ConfigError(f"{where}: expected {describe(self.annotation)}, got {value!r}")
         return converted
+
+
+def _is_sound(value: Any) -> bool:
+    """What a type alone cannot say: numbers are numbers, and bounds ascend."""
+    if isinstance(value, tuple):
+        return all(low < high for low, high in itertools.pairwise(value))
+    return not (isinstance(value, float) and math.isnan(value))
 
 
 @functools.cache
@@ -181,9 +250,17 @@ def describe(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(part) for part in get_args(annotation))
     if origin is not Annotated:
-        words = {int: "an integer", float: "a number", str: "text", type(None): "nothing"}
+        words = {
+            bool: "true or false",
+            int: "an integer",
+            float: "a number",
+            str: "text",
+            type(None): "nothing",
+        }
         return words[annotation]
     base, meta = get_args(annotation)
+    if meta.description is not None:
+        return str(meta.description)
     if meta.le is not None:
         return f"{meta.ge:g} to {meta.le:g}"
     bound = f"at least {meta.ge:g}" if meta.ge is not None else f"more than {meta.gt:g}"
@@ -193,6 +270,7 @@ def describe(annotation: Any) -> str:
 SECTIONS: Mapping[str, type[Settings]] = {
     "": ServerSettings,
     "limits": Limits,
+    "workers": Workers,
     "batching": Batching,
 }
 
@@ -284,7 +362,7 @@ def from_flags(flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> lis
         ConfigError: An assignment has no `=` or names no setting.
     """
     found = [
-        Found(key, value, Source("--" + key.replace("batching.", "").replace("_", "-"), True))
+        Found(key, value, Source("--" + key.rpartition(".")[2].replace("_", "-"), True))
         for key, value in flags.items()
         if value is not None
     ]
@@ -321,7 +399,10 @@ def resolve(layers: Iterable[Iterable[Found]]) -> Resolved:
         section, _, name = key.rpartition(".")
         sections[section][name] = value
     settings = ServerSettings(
-        **sections[""], limits=Limits(**sections["limits"]), batching=sections["batching"]
+        **sections[""],
+        limits=Limits(**sections["limits"]),
+        workers=Workers(**sections["workers"]),
+        batching=sections["batching"],
     )
     return Resolved(settings, values, origins)
 

@@ -11,15 +11,17 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State
+import msgspec
+
+from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State, key_and_cost
 from .call import Call, Failure, Outcome, Payload
 from .card import ModelCard
 from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
 from .config import Limits
 from .errors import Draining, HeadraceError, ModelError, NotReady
-from .executors import Executor
+from .executors import Executor, Loss, ReplicaStatus
 from .metrics import ModelCounts
 from .model import Model
 
@@ -46,13 +48,6 @@ class Ticket:
     def cancel(self) -> None:
         """Give the call up: what waits leaves the queue at once, and the sink hears no more."""
         self._engine._cancel(self._items)
-
-
-class ReplicaStatus(NamedTuple):
-    """How a replica is: "ready", "unready" or "failed", and why."""
-
-    state: str
-    reason: str = ""
 
 
 class Engine:
@@ -151,7 +146,7 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a call would be admitted now, but for its size."""
+        """Whether a call would be run now, but for its size."""
         return self.ready_replicas > 0 and not self.draining
 
     @property
@@ -203,10 +198,10 @@ class Engine:
         self._pass_soon()
         self._on_ready()
 
-    def unready(self, replica: int, reason: str) -> None:
+    def unready(self, replica: int, reason: str, back_at: Instant = NEVER) -> None:
         _log.error("replica not ready", extra={"model": self.card.name, "reason": reason})
         self.replicas[replica] = ReplicaStatus("unready", reason)
-        self._batcher.unready(self._clock(), replica)
+        self._batcher.unready(self._clock(), replica, back_at=back_at)
         self._pass_soon()
 
     def start_failed(self, replica: int, reason: str) -> None:
@@ -235,26 +230,51 @@ class Engine:
         self._batcher.ended(now, batch)
         self._pass_soon()
 
-    def lost(self, replica: int, guilty: tuple[Batch, int] | None) -> None:
-        self.replicas[replica] = ReplicaStatus("unready", "lost")
-        item = None if guilty is None else guilty[0].items[guilty[1]]
-        self._batcher.lost(self._clock(), replica, guilty=item)
+    def lost(self, replica: int, loss: Loss, back_at: Instant = NEVER) -> None:
+        self.counts.restarts[loss.cause] += 1
+        self.replicas[replica] = ReplicaStatus("unready", loss.reason)
+        guilty = None if loss.guilty is None else loss.guilty[0].items[loss.guilty[1]]
+        suspects = loss.suspects
+        self._batcher.lost(
+            self._clock(),
+            replica,
+            guilty=guilty,
+            suspects=None if suspects is None else [batch.items[i] for batch, i in suspects],
+            is_outside=loss.is_outside,
+            back_at=back_at,
+        )
         self._pass_soon()
+
+    def withdrawn(self, replica: int, cause: str) -> None:
+        _log.info("replica withdrawn", extra={"model": self.card.name, "reason": cause})
+        self.replicas[replica] = ReplicaStatus("draining", cause)
+        self._batcher.unready(self._clock(), replica)
+        self._pass_soon()
+
+    def retired(self, replica: int, cause: str) -> None:
+        self.counts.restarts[cause] += 1
+        self.replicas.pop(replica, None)
+        self._batcher.lost(self._clock(), replica, suspects=(), back_at=self._batcher.back_at)
+
+    def status(self, replica: int, status: ReplicaStatus) -> None:
+        self.replicas[replica] = status
 
     # Within
 
     def _admit(self, call: Call, sink: Sink) -> Ticket:
         if self.draining:
             raise Draining("the server is shutting down")
-        if not self.ready_replicas:
+        if not self.ready_replicas and not self._batcher.is_expected:
             # The reason is for the operator: it may name paths.
             raise NotReady("the model is not ready")
         ticket = Ticket(self, sink)
         items, unsized = [], []
         for place, payload in enumerate(call.payloads):
-            key, cost, failure = payload.key, payload.cost, None
+            key, cost = key_and_cost(self.card.batching, payload)
+            failure = None
             if self._sizing is not None:
-                key, cost, failure = _size(self._sizing, payload)
+                declared = msgspec.structs.replace(payload, key=key, cost=cost)
+                key, cost, failure = _size(self._sizing, declared)
             item = Item(
                 payload,
                 ticket,
@@ -329,6 +349,9 @@ class Engine:
     def _overran(self, action: Overrun) -> None:
         replica = action.batch.replica
         reason = "hung: a batch ran for longer than predict_timeout_s"
+        if self._executor.replace(replica):
+            self.status(replica, ReplicaStatus("unready", reason))
+            return  # the executor will tell that it is lost, and what was running
         self.unready(replica, reason)
         self._batcher.lost(self._clock(), replica)
         self._on_hung()
@@ -374,7 +397,10 @@ class _Waiter:
 
 
 def _size(model: Model, payload: Payload) -> tuple[object, float, Failure | None]:
-    """A payload's key and cost by the model's own functions, or why they gave none."""
+    """A payload's key and cost by the model's own functions, or why they gave none.
+
+    What the settings declare is in the payload: it is what a function that is not overridden gives.
+    """
     try:
         key = model.key(payload)
         hash(key)

@@ -37,6 +37,8 @@ class Model:
         nan_as_null: Whether a NaN in a JSON answer is written as null; else it is an error.
         tolerance: How far `headrace check` lets a batched number be from the single one.
         response_media_type: Of answers that are bytes, such as `image/png`.
+        devices: CUDA devices of its worker processes: "0,1" gives each replica one in turn,
+            "0+1,2+3" each two; default all to all.
 
     Example:
         >>> class Shout(Model):
@@ -53,6 +55,7 @@ class Model:
     nan_as_null: ClassVar[bool] = False
     tolerance: ClassVar[float] = 1e-6
     response_media_type: ClassVar[str] = "application/octet-stream"
+    devices: ClassVar[str] = ""
 
     def load(self) -> None:
         """Get ready: read weights, open sessions. Called once in each replica, before all else."""
@@ -184,6 +187,7 @@ _ATTRIBUTES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "nan_as_null": (bool, "True or False"),
     "tolerance": ((int, float), "a number"),
     "response_media_type": (str, "text"),
+    "devices": (str, "text"),
 }
 
 

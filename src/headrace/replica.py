@@ -10,7 +10,7 @@ import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -67,6 +67,9 @@ class Replica:
         model: What the user wrote, not loaded yet.
         limits: Of depth and of an answer's size.
         batching: Values of the operator's that override those of the model's own, by name.
+        mark: Where the replica notes what it is at, for whoever finds it dead: first the index
+            + 1 of the item that it decodes, preprocesses, postprocesses or encodes, else 0; then
+            1 while it predicts, else 0. Default nowhere.
 
     Raises:
         ConfigError: The model cannot be served: no predict, or an annotation that is no schema.
@@ -78,9 +81,11 @@ class Replica:
         limits: Limits | None = None,
         *,
         batching: Mapping[str, Any] | None = None,
+        mark: MutableSequence[int] | None = None,
     ) -> None:
         check_attributes(model)
         self.model = model
+        self._mark: MutableSequence[int] = [0, 0] if mark is None else mark
         self._is_loaded = False
         self._limits = limits or Limits()
         signature = signature_of(model)
@@ -172,19 +177,26 @@ class Replica:
         try:
             outputs = self.predict(prepared)
         except BaseException as error:
-            if not self.card.idempotent:
-                fail_all(prepared, _batch_failure(error, len(prepared)), emit)
-                return None
-            return Isolation(self, prepared, error)
+            return self.isolation(prepared, error, emit)
         self.finish(prepared, outputs, emit)
+        return None
+
+    def isolation(
+        self, prepared: Sequence[Prepared], error: BaseException, emit: Emit
+    ) -> Isolation | None:
+        """What is to be done about a batch whose predict raised; None if all of it has failed."""
+        if self.card.idempotent:
+            return Isolation(self, prepared, error)
+        fail_all(prepared, _batch_failure(error, len(prepared)), emit)
         return None
 
     def prepare(self, payloads: Sequence[tuple[int, Payload]], emit: Emit) -> list[Prepared]:
         """Decode, validate and preprocess each payload; those that fail are emitted."""
         prepared = []
         preprocess, validate = self.model.preprocess, self._request.validate
-        max_depth = self._limits.max_depth
+        max_depth, mark = self._limits.max_depth, self._mark
         for place, payload in payloads:
+            mark[0] = place + 1
             stage = "decode"
             try:
                 codec = codec_of(payload.input_type)
@@ -196,11 +208,17 @@ class Replica:
                 emit(place, _failure(error, stage))
             else:
                 prepared.append(Prepared(place, payload, item))
+        mark[0] = 0
         return prepared
 
     def predict(self, prepared: Sequence[Prepared]) -> Any:
         """The model's outputs, whatever they are; raises what the model raises."""
-        return self.model.predict([entry.item for entry in prepared])
+        mark = self._mark
+        mark[1] = 1
+        try:
+            return self.model.predict([entry.item for entry in prepared])
+        finally:
+            mark[1] = 0
 
     def finish(self, prepared: Sequence[Prepared], outputs: Any, emit: Emit) -> None:
         """Postprocess and encode each output."""
@@ -209,8 +227,11 @@ class Replica:
         except BatchContractError as error:
             fail_all(prepared, Failure.of(error, log=_log_of(error)), emit)
             return
+        mark = self._mark
         for entry, output in zip(prepared, each, strict=True):
+            mark[0] = entry.place + 1
             emit(entry.place, self._answer(entry.payload, output))
+        mark[0] = 0
 
     def _answer(self, payload: Payload, output: Any) -> Outcome:
         stage = "postprocess"

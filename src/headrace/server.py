@@ -23,20 +23,13 @@ import uvloop
 from .card import ModelCard
 from .clock import system_clock
 from .config import ServerSettings
-from .engine import Engine
 from .errors import ConfigError
-from .executors import Executor, InlineExecutor, ThreadExecutor
-from .http import App, Service
-from .http.listener import BindError, HttpServer, address_of, listening, remover_of
-from .model import Model
-from .replica import Replica
-from .targets import MakeModel, models_of
+from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
+from .listener import BindError, address_of, listening, remover_of
 from .version import __version__
 
 EXIT_OK = 0
-EXIT_CONFIG = 2
 EXIT_BIND = 3
-EXIT_NOT_READY = 4
 EXIT_HUNG = 5
 
 HASTENED_DRAIN_S = 5.0
@@ -62,16 +55,18 @@ class Server:
             process from ending.
 
     Args:
-        models: A Model class, a Model, a function under `@model`, or a list or dict of those;
-            the first is the default model.
-        settings: Default `ServerSettings()`.
+        models: A Model class, a function under `@model`, a target such as "app:Sentiment", or a
+            list of those; in this process (executors thread and inline) also a Model, or a dict.
+            The first is the default model.
+        settings: Default `ServerSettings()`, which runs models in worker processes.
         on_ready: Called with the server when all models are ready.
 
     Raises:
         ConfigError: A model cannot be served, or two have one name.
 
     Example:
-        `Server([Sentiment], ServerSettings(port=8080)).run()`
+        `Server([Sentiment], ServerSettings(port=8080)).run()`, in a program under
+        `if __name__ == "__main__":`, as the workers import it too.
     """
 
     def __init__(
@@ -83,17 +78,7 @@ class Server:
     ) -> None:
         self.settings = settings or ServerSettings()
         self._on_ready = on_ready
-        self._models = [_Served(make, self.settings) for make in models_of(models, where="models")]
-        names = [served.card.name for served in self._models]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"models: expected different names, got {name!r} twice")
-        if not names:
-            raise ConfigError("models: expected at least one, got none")
-        if self.settings.executor == "inline" and self.settings.replicas > 1:
-            raise ConfigError(
-                f"replicas: expected 1 with executor 'inline', got {self.settings.replicas}"
-            )
+        self._host = host_of(models, self.settings)
         self._run: _Run | None = None
         self._stop_wanted = False
         self.address = ""
@@ -102,8 +87,8 @@ class Server:
 
     @property
     def cards(self) -> list[ModelCard]:
-        """The models' cards, in order."""
-        return [served.card for served in self._models]
+        """The cards of the models that are known by now, in order."""
+        return [engine.card for engine in self._host.engines]
 
     def run(self, listener: socket.socket | None = None) -> int:
         """Serve until SIGTERM or SIGINT, which are taken over in the main thread.
@@ -114,6 +99,9 @@ class Server:
         Returns:
             The exit code: 0 after a drain, 3 if the address cannot be had, 4 if a model did not
             become ready, 5 if an in-process replica hung.
+
+        Raises:
+            ConfigError: A target cannot be served; it was not known before a worker imported it.
         """
         if listener is None:
             try:
@@ -124,7 +112,25 @@ class Server:
                 return EXIT_BIND
         self.address = address_of(listener)
         self._remove_socket = remover_of(listener)
+        try:
+            self._host.start()
+        except BindError as error:
+            _log.error(error.message)
+            return EXIT_BIND
         return uvloop.run(self._serve(listener))
+
+    def scale(self, replicas: int) -> None:
+        """Change the number of each model's replicas while they serve; from any thread.
+
+        Args:
+            replicas: At least 1. Those that are too many finish what they have.
+
+        Raises:
+            ConfigError: The models run in this process, or in workers of other hosts.
+        """
+        self._host.check_scalable()
+        if self._run is not None:
+            self._run.scale_from_anywhere(replicas)
 
     def stop(self) -> None:
         """Begin to drain, as on SIGTERM; from any thread, before, during or after `run`."""
@@ -133,7 +139,7 @@ class Server:
             self._run.stop_from_anywhere()
 
     async def _serve(self, listener: socket.socket) -> int:
-        self._run = _Run(self, self._models, listener)
+        self._run = _Run(self, self._host, listener)
         if self._stop_wanted:
             self._run.stop_from_anywhere()
         try:
@@ -146,79 +152,35 @@ class Server:
         self._on_ready(self)
 
 
-class _Served:
-    """One model of a server: how to make its replicas and its engine."""
-
-    def __init__(self, make: MakeModel, settings: ServerSettings) -> None:
-        self._make = make
-        self._settings = settings
-        self._prototype = make()
-        self.card = self._replica_of(self._prototype).card
-
-    def engine(self, run: _Run) -> Engine:
-        """The model's engine, on the running event loop."""
-        cls = type(self._prototype)
-        is_sized = cls.key is not Model.key or cls.cost is not Model.cost
-        return Engine(
-            self.card,
-            self._executor(run),
-            loop=run.loop,
-            limits=self._settings.limits,
-            sizing=self._prototype if is_sized else None,
-            on_ready=run.replica_ready,
-            on_hung=lambda: run.replica_hung(self.card.name),
-            on_start_failed=lambda reason: run.start_failed(self.card.name, reason),
-        )
-
-    def _executor(self, run: _Run) -> Executor:
-        def make_replica() -> Replica:
-            return self._replica_of(self._make())
-
-        if self._settings.executor == "thread":
-            return ThreadExecutor(
-                make_replica,
-                replicas=self._settings.replicas,
-                loop=run.loop,
-                predict_timeout_s=self._settings.limits.predict_timeout_s,
-                on_hung=lambda: run.replica_hung(self.card.name),
-            )
-        return InlineExecutor(
-            make_replica,
-            loop=run.loop,
-            predict_timeout_s=self._settings.limits.predict_timeout_s,
-            on_hung=lambda: run.replica_hung(self.card.name),
-        )
-
-    def _replica_of(self, model: Model) -> Replica:
-        return Replica(model, self._settings.limits, batching=self._settings.batching)
-
-
 class _Run:
     """One run of a server on one event loop: startup, main loop, shutdown."""
 
-    def __init__(self, server: Server, models: list[_Served], listener: socket.socket) -> None:
+    def __init__(self, server: Server, host: Host, listener: socket.socket) -> None:
+        # Only now: workers that were started import their own meanwhile.
+        from .http import App, Service
+        from .http.server import HttpServer
+
         self.loop = asyncio.get_running_loop()
         self._server = server
         self._settings = server.settings
         self._listener = listener
-        self._engines = [served.engine(self) for served in models]
+        self._host = host
         self._service = Service(
-            self._engines,
-            limits=self._settings.limits,
-            clock=system_clock,
-            version=__version__,
+            limits=self._settings.limits, clock=system_clock, version=__version__
         )
+        self._service.collectors.append(host.metrics)
+        self._service.refresh = host.refresh
         self._http = HttpServer(App(self._service), self._settings)
         self._exit_code = EXIT_OK
+        self._wrong: str | None = None
         self._was_ready = False
         self._drain: asyncio.Task[None] | None = None
         self._hastened = asyncio.Event()
 
     async def serve(self) -> int:
         """From start to stop; returns the exit code."""
-        with _Signals(self._signalled):
-            for engine in self._engines:
-                engine.open()
+        with _Signals(self._signalled, self._scale_signalled):
+            self._host.open(self)
             start_timeout_s = self._settings.start_timeout_s
             start_timer = self.loop.call_later(start_timeout_s, self._start_timeout)
             # An inline model loads on the loop's thread, where that timer would wait for it.
@@ -228,25 +190,34 @@ class _Run:
             await self._http.serve(sockets=[self._listener])
             start_timer.cancel()
             stuck_timer.cancel()
-            for engine in self._engines:
-                engine.close()
-            ends = system_clock() + UNLOAD_TIMEOUT_S
-            stopped = [engine.join(ends - system_clock()) for engine in self._engines]
-            if not all(stopped):
+            self._host.close()
+            if not self._host.join(UNLOAD_TIMEOUT_S):
                 self._server.is_stuck = True
                 _log.warning("a replica did not stop")
+        if self._wrong is not None:
+            raise ConfigError(self._wrong)
         return self._exit_code
 
-    # What the engines tell
+    # What the host tells
+
+    def engines_changed(self) -> None:
+        self._service.set_engines(self._host.engines)
+
+    def all_known(self) -> None:
+        self._service.complete()
 
     def replica_ready(self) -> None:
-        if not self._was_ready and all(engine.is_ready for engine in self._engines):
+        is_ready = self._service.is_complete and all(e.is_ready for e in self._host.engines)
+        if is_ready and not self._was_ready:
             self._was_ready = True
             self._server._is_ready()
 
-    def start_failed(self, name: str, reason: str) -> None:
-        _log.error("a model did not become ready", extra={"model": name, "reason": reason})
-        self._stop(EXIT_NOT_READY)
+    def start_failed(self, name: str, reason: str, exit_code: int) -> None:
+        if exit_code == EXIT_CONFIG:
+            self._wrong = reason
+        else:
+            _log.error("a model did not become ready", extra={"model": name, "reason": reason})
+        self._stop(exit_code)
 
     def replica_hung(self, name: str) -> None:
         """A replica hangs, and with it perhaps this loop: called on any thread."""
@@ -270,9 +241,14 @@ class _Run:
         os._exit(exit_code)
 
     def _start_timeout(self) -> None:
-        for engine in self._engines:
-            if not engine.is_ready and not self._was_ready:
-                self.start_failed(engine.card.name, "start_timeout_s passed: " + engine.reason)
+        if self._was_ready:
+            return
+        passed = "start_timeout_s passed: "
+        for engine in self._host.engines:
+            if not engine.is_ready:
+                self.start_failed(engine.card.name, passed + engine.reason, EXIT_NOT_READY)
+        if not self._service.is_complete:
+            self.start_failed("", passed + "not every target is imported", EXIT_NOT_READY)
 
     # Stopping
 
@@ -281,8 +257,11 @@ class _Run:
         self._stop_soon(EXIT_OK)
 
     def _stop_soon(self, exit_code: int) -> None:
+        self._soon(self._stop, exit_code)
+
+    def _soon(self, callback: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has closed: it is over already
-            self.loop.call_soon_threadsafe(self._stop, exit_code)
+            self.loop.call_soon_threadsafe(callback, *args)
 
     def _signalled(self) -> None:
         """In the main thread, between any two instructions of it."""
@@ -290,6 +269,20 @@ class _Run:
             # The loop is stuck in a model's load, and nothing was accepted yet.
             self._exit_now(EXIT_OK)
         self.stop_from_anywhere()
+
+    def _scale_signalled(self, by: int) -> None:
+        """In the main thread, as `_signalled`."""
+        self._soon(self._scale, None, by)
+
+    def scale_from_anywhere(self, replicas: int) -> None:
+        """Change the number of replicas; from any thread."""
+        self._soon(self._scale, replicas)
+
+    def _scale(self, replicas: int | None, by: int = 0) -> None:
+        try:
+            self._host.scale(replicas, by)
+        except ConfigError as error:
+            _log.warning(error.message)
 
     def _stop(self, exit_code: int) -> None:
         """Begin the drain, or hasten the one that is under way."""
@@ -317,7 +310,7 @@ class _Run:
 
     def _give_up(self) -> None:
         """Answer what is left: it was not done in the time that a drain has."""
-        for engine in self._engines:
+        for engine in self._host.engines:
             engine.close()
         # Who has not sent all of a request, or does not read an answer, is waited for no longer.
         self.loop.call_later(LAST_ANSWERS_S, self._leave)
@@ -327,17 +320,25 @@ class _Run:
 
 
 class _Signals:
-    """Takes SIGINT and SIGTERM over for a while; only the main thread can, others leave them."""
+    """Takes the signals over for a while; only the main thread can, others leave them."""
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
+    def __init__(self, on_stop: Callable[[], None], on_scale: Callable[[int], None]) -> None:
+        self._handlers: dict[int, Callable[[], None]] = {
+            signal.SIGINT: on_stop,
+            signal.SIGTERM: on_stop,
+            signal.SIGTTIN: lambda: on_scale(1),
+            signal.SIGTTOU: lambda: on_scale(-1),
+        }
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, lambda *_: self._callback())
+            for number in self._handlers:
+                self._before[number] = signal.signal(number, self._take)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _take(self, number: int, frame: object) -> None:
+        self._handlers[number]()

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from .config import nearest
-from .errors import TargetError
-from .model import Model
+from .errors import TargetError, clip
+from .model import FunctionModel, Model
 
 MakeModel = Callable[[], Model]
 """Makes one model, not loaded; a replica each."""
@@ -43,6 +43,30 @@ def load_target(target: str) -> Any:
         found = getattr(found, part)
     models_of(found, where=target)
     return found
+
+
+def target_of(value: Any) -> str:
+    """The text by which another process can load what this one holds.
+
+    Args:
+        value: A Model class or a function under `@model`, bound to its name in its module.
+
+    Raises:
+        TargetError: It has no such name.
+    """
+    named = value.function if isinstance(value, FunctionModel) else value
+    module, name = getattr(named, "__module__", None), getattr(named, "__qualname__", None)
+    found = sys.modules.get(str(module))
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    if found is not value or found is None:
+        raise TargetError(
+            f"models: expected what another process can import by its name, such as a Model class"
+            f" of a module, got {clip(value)}; name a target such as 'module:Name' instead, or use"
+            " executor 'thread'"
+        )
+    file = getattr(sys.modules[str(module)], "__file__", None)
+    return f"{file}:{name}" if module == "__main__" and file else f"{module}:{name}"
 
 
 def models_of(value: Any, *, where: str) -> list[MakeModel]:

@@ -140,6 +140,9 @@ class ScriptedExecutor:
     def cancel(self, batch: Batch, index: int) -> None:
         self.cancelled.append((batch.id, index))
 
+    def replace(self, replica: int) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 
@@ -213,15 +216,10 @@ class Client:
         cards = [Replica(make(), self._limits).card for make in makers]
         self._loop = asyncio.new_event_loop()
         self._engines = [self._engine(make, card) for make, card in zip(makers, cards, strict=True)]
-        self._service = Service(
-            self._engines, limits=self._limits, clock=system_clock, version=__version__
-        )
-        self._predict = Predict(
-            self._engines,
-            limits=self._limits,
-            counts=self._service.counts,
-            clock=system_clock,
-        )
+        self._service = Service(limits=self._limits, clock=system_clock, version=__version__)
+        self._service.set_engines(self._engines)
+        self._service.complete()
+        self._predict = self._service.predict
         try:
             self._loop.run_until_complete(self._open())
         except HeadraceError:

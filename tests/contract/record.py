@@ -8,6 +8,8 @@ from typing import Any
 from headrace.batching import Batch
 from headrace.call import Outcome
 from headrace.card import ModelCard
+from headrace.clock import NEVER, Instant
+from headrace.executors import Loss, ReplicaStatus
 
 WAIT_S = 10.0
 """For what should happen soon; a busy machine may be late."""
@@ -25,7 +27,7 @@ class Record:
         self.card = card
         self._tell("ready", replica)
 
-    def unready(self, replica: int, reason: str) -> None:
+    def unready(self, replica: int, reason: str, back_at: Instant = NEVER) -> None:
         self._tell("unready", replica, reason)
 
     def start_failed(self, replica: int, reason: str) -> None:
@@ -43,8 +45,17 @@ class Record:
     def ended(self, batch: Batch) -> None:
         self._tell("ended", batch.id)
 
-    def lost(self, replica: int, guilty: tuple[Batch, int] | None) -> None:
-        self._tell("lost", replica)
+    def lost(self, replica: int, loss: Loss, back_at: Instant = NEVER) -> None:
+        self._tell("lost", replica, loss)
+
+    def withdrawn(self, replica: int, cause: str) -> None:
+        self._tell("withdrawn", replica, cause)
+
+    def retired(self, replica: int, cause: str) -> None:
+        self._tell("retired", replica, cause)
+
+    def status(self, replica: int, status: ReplicaStatus) -> None:
+        """For people: no test of what an executor does looks at it."""
 
     async def until(self, *event: Any) -> None:
         """Wait for an event that begins like this."""

@@ -15,7 +15,14 @@ import pytest
 from headrace.batching import Batch, Cut, Item, State
 from headrace.call import Call, Failure, Outcome, Payload, Value
 from headrace.engine import Engine
-from headrace.executors import Executor, InlineExecutor, ThreadExecutor
+from headrace.config import Workers
+from headrace.executors import (
+    Executor,
+    InlineExecutor,
+    Launch,
+    ProcessExecutor,
+    ThreadExecutor,
+)
 from headrace.replica import Replica
 from tests.contract.models import FOLDER, Scripted
 from tests.contract.record import WAIT_S, Record
@@ -31,6 +38,7 @@ def make_replica() -> Replica:
 EXECUTORS: dict[str, MakeExecutor] = {
     "inline": lambda: InlineExecutor(make_replica, loop=asyncio.get_running_loop()),
     "thread": lambda: ThreadExecutor(make_replica, loop=asyncio.get_running_loop()),
+    "process": lambda: ProcessExecutor("tests.contract.models:Scripted", launch=Launch(Workers())),
 }
 
 

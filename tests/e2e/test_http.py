@@ -20,9 +20,12 @@ def test_every_page_of_a_ready_server_answers(shared: Served) -> None:
     assert [model["name"] for model in overview["models"]] == ["scripted", "anything", "size"]
     assert "<html" in shared.get("/", headers={"accept": "text/html"}).text.lower()
     assert shared.get("/livez").text == "ok\n"
+    replicas = [{"replica": 0, "state": "ready", "reason": ""}]
+    model = {"ready": True, "reason": "", "replicas": replicas}
     assert shared.get("/readyz").json() == {
         "ready": True,
-        "models": dict.fromkeys(("scripted", "anything", "size"), "ready"),
+        "reason": "",
+        "models": dict.fromkeys(("scripted", "anything", "size"), model),
     }
     health = shared.get("/health")
     assert (health.status_code, health.json()["status"]) == (200, "ok")

@@ -39,6 +39,17 @@ def test_the_defaults_are_valid() -> None:
         (Batching, "max_batch_delay_s", math.nan, "expected 0 to 60, got nan"),
         (Batching, "max_batch_cost", 0, "expected a number, more than 0, got 0"),
         (Batching, "priority_step_s", -1, "expected a number, at least 0, got -1"),
+        (Batching, "cost", "bites", "expected 'items' or 'bytes', got 'bites'"),
+        (Batching, "bucket_bytes", (0, 5), "integers of at least 1, as in '1000,8000', got (0, 5)"),
+        (
+            Batching,
+            "bucket_bytes",
+            (5, 5),
+            "expected ascending integers of at least 1, as in '1000,8000', got (5, 5)",
+        ),
+        (Batching, "bucket_bytes", (1.5,), "got (1.5,)"),
+        (Batching, "bucket_bytes", "1000", "got '1000'"),
+        (Batching, "bucket_bytes", 1000, "got 1000"),
         (Limits, "max_headers", 0, "expected an integer, at least 1, got 0"),
         (ServerSettings, "executor", "gpu", "expected 'thread' or 'inline', got 'gpu'"),
         (ServerSettings, "uds", 3, "expected text or nothing, got 3"),
@@ -58,6 +69,29 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(
 
 def test_a_number_may_be_given_as_an_integer() -> None:
     assert Batching(max_batch_delay_s=1).max_batch_delay_s == 1
+
+
+def test_bounds_may_be_given_as_a_list() -> None:
+    batching = Batching(bucket_bytes=[10, 20])  # type: ignore[arg-type]  # as in a table of TOML
+    assert batching == Batching(bucket_bytes=(10, 20))
+    assert hash(batching) == hash(Batching(bucket_bytes=(10, 20)))
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [("1000,8000", (1000, 8000)), (" 1000, 8000 ", (1000, 8000)), ("7", (7,)), ("", ()), (" ", ())],
+)
+def test_bounds_are_read_from_text(text: str, bounds: tuple[int, ...]) -> None:
+    found = from_environment({"HEADRACE_BATCHING_BUCKET_BYTES": text})
+    assert resolve([found]).settings.batching == {"bucket_bytes": bounds}
+    assigned = from_flags({}, [f"batching.bucket_bytes={text}"])
+    assert resolve([assigned]).settings.batching == {"bucket_bytes": bounds}
+
+
+def test_bounds_are_a_list_in_a_table() -> None:
+    found = from_table({"batching": {"bucket_bytes": [10, 20], "cost": "bytes"}}, file="h.toml")
+    settings = resolve([found]).settings
+    assert override(Batching(), settings.batching) == Batching(bucket_bytes=(10, 20), cost="bytes")
 
 
 def test_every_setting_has_a_meaning_a_describable_type_and_a_valid_default() -> None:
@@ -165,8 +199,31 @@ def test_later_layers_override_earlier_ones_and_origins_are_kept() -> None:
             from_environment({"HEADRACE_DRAIN_DELAY_S": "nan"}),
             "HEADRACE_DRAIN_DELAY_S: expected a number, at least 0, got 'nan'",
         ),
+        *(
+            (
+                from_flags({}, [f"batching.bucket_bytes={text}"]),
+                "--set batching.bucket_bytes: expected ascending integers of at least 1,"
+                f" as in '1000,8000', got '{text}'",
+            )
+            for text in ("20,10", "10,,20", "10,x", "0", "10;20")
+        ),
+        (
+            from_table({"batching": {"bucket_bytes": "10"}}, file="f"),
+            "f: batching.bucket_bytes: expected ascending integers of at least 1,"
+            " as in '1000,8000', got '10'",
+        ),
     ],
-    ids=["no-number", "text-in-a-file", "nan"],
+    ids=[
+        "no-number",
+        "text-in-a-file",
+        "nan",
+        "descending",
+        "gap",
+        "no-integer",
+        "zero",
+        "no-comma",
+        "bounds-as-text-in-a-file",
+    ],
 )
 def test_a_bad_value_is_told_with_where_it_came_from(layer: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

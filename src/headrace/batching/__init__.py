@@ -3,6 +3,7 @@
 from .batcher import Action, Answer, Batcher, Cancel, Overrun, Run
 from .item import Batch, Cut, Item, State
 from .policy import Rules
+from .sizing import key_and_cost
 
 __all__ = [
     "Action",
@@ -16,4 +17,5 @@ __all__ = [
     "Rules",
     "Run",
     "State",
+    "key_and_cost",
 ]

@@ -8,7 +8,7 @@ bring the same decisions, in production, in tests and in the simulator.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 
 import msgspec
 
@@ -19,7 +19,7 @@ from ..errors import DeadlineExceeded, HeadraceError, NotReady, ReplicaLost
 from .fleet import Fleet, Replica
 from .item import CANCELLED, DONE, EXPIRED, FAILED, QUEUED, RUNNING, Batch, Cut, Item, State
 from .policy import Policy, Rules
-from .queue import Bucket, Deadlines, Queue
+from .queue import LEAST_RETRY_S, Bucket, Deadlines, Queue
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -61,6 +61,10 @@ class Batcher:
         predict_timeout_s: How long a batch may run.
         idempotent: Whether the items of a lost replica may run again.
         rules: Which rules are in force; all, but for the simulator.
+
+    Attributes:
+        queue: What waits.
+        back_at: When a replica should be ready, where none is; NEVER if that cannot be foreseen.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Batcher:
         self._live: dict[int, Item] = {}
         self._deadlines = Deadlines(self._live)
         self._suspects: list[Item] = []
+        self.back_at: Instant = NEVER
         self._actions: list[Action] = []
         self._cuts = 0
 
@@ -95,16 +100,17 @@ class Batcher:
         """Admit the items of one call, all or none.
 
         Raises:
-            NotReady: No replica is ready.
+            NotReady: No replica is ready, and none is expected to be by their deadline.
             QueueFull: The queue has no room for them now.
             PayloadTooLarge: It never will.
         """
-        replicas = self._fleet.ready_count
+        replicas, wait_s = self._fleet.ready_count, 0.0
         if not replicas:
-            raise NotReady("no replica of the model is ready")
+            wait_s = self._recovery_s(now, items)
         # Room that expired items hold is free.
         self._expire(now)
-        count = self.queue.admit(now, items, item_s=self._policy.item_s / replicas)
+        item_s = self._policy.item_s / max(replicas, 1)
+        count = self.queue.admit(now, items, item_s=item_s, wait_s=wait_s)
         for item in items:
             self._live[item.number] = item
             self._deadlines.add(item)
@@ -120,11 +126,39 @@ class Batcher:
     def ready(self, now: Instant, replica: int) -> None:
         """A replica takes batches, for the first time or again."""
         self._fleet.ready(replica)
+        self.back_at = NEVER
 
-    def unready(self, now: Instant, replica: int) -> None:
-        """A replica takes no further batches; what it runs goes on."""
+    def unready(self, now: Instant, replica: int, *, back_at: Instant | None = None) -> None:
+        """A replica takes no further batches; what it runs goes on.
+
+        Args:
+            now: The instant.
+            replica: Which.
+            back_at: As in `expect`; None leaves it at what was told before.
+        """
         self._fleet.unready(replica)
-        self._fail_waiting_if_none_ready()
+        self.expect(now, self.back_at if back_at is None else back_at)
+
+    def expect(self, now: Instant, back_at: Instant) -> None:
+        """When a replica should be ready again; it replaces what was told before.
+
+        It means nothing while a replica is ready. When none is, what waits and is wanted until
+        then or longer goes on waiting, for as long as its own deadline allows, even when that
+        instant passes; the rest is answered at once.
+
+        Args:
+            now: The instant.
+            back_at: The instant at which some replica should be ready, NEVER if that cannot be
+                foreseen.
+        """
+        if self._fleet.ready_count:
+            return
+        self.back_at = back_at
+        failure = Failure.of(self._not_ready(now))
+        for item in [*self.queue, *self._suspects]:
+            if self._is_too_late(item):
+                self._leave(item)
+                self._answer(item, FAILED, failure)
 
     def started(self, now: Instant, batch: Batch) -> None:
         """A replica began to work on a batch, or on one that it had set aside."""
@@ -165,23 +199,42 @@ class Batcher:
             self._policy.measured(now - batch.started_at, batch.count)
         self._free_slot(now, batch, sent=answered)
 
-    def lost(self, now: Instant, replica: int, *, guilty: Item | None = None) -> None:
+    def lost(
+        self,
+        now: Instant,
+        replica: int,
+        *,
+        guilty: Item | None = None,
+        suspects: Collection[Item] | None = None,
+        is_outside: bool = False,
+        back_at: Instant = NEVER,
+    ) -> None:
         """A replica is gone.
 
-        What it had not begun goes back to its place. Of what it had, the guilty item fails if it
-        is known; otherwise each that was being worked on becomes a suspect, and runs alone. One
-        that ran alone when its replica was lost is guilty.
+        Its items go back to their place, but for the guilty one, which fails. Where that is not
+        known, those that may be it become suspects, and run alone. Where only one may be it, as
+        when a suspect's replica is lost, that one is guilty: no item costs more than two replicas.
 
         Args:
             now: The instant.
             replica: Which.
-            guilty: The item that is known to have ended it.
+            guilty: The item that is known to have ended it; nobody else is suspected then.
+            suspects: The items of which one may have ended it, given up or not; empty where none
+                can have. None where that is not known: each one that was being worked on.
+            is_outside: Whether it looks like an act from outside: then even the only one that may
+                be it is but a suspect, unless it was one before.
+            back_at: As in `expect`.
         """
-        for batch in self._fleet.lose(replica):
-            self._recover(batch, guilty)
+        batches = self._fleet.lose(replica)
+        if not self._fleet.ready_count:
+            self.back_at = back_at
+        accused = _accused(batches, suspects) if guilty is None else frozenset()
+        convicts = len(accused) == 1 and not is_outside
+        for batch in batches:
+            self._recover(batch, guilty, accused, convicts=convicts)
         if not self._fleet.held:
             self._policy.idle(now)
-        self._fail_waiting_if_none_ready()
+        self.expect(now, back_at)
 
     def close(self, now: Instant, error: HeadraceError) -> None:
         """End every item that has not ended, with this error."""
@@ -199,6 +252,11 @@ class Batcher:
         wake = min(self._dispatch(now), self._check_overruns(now), self._deadlines.next())
         actions, self._actions = self._actions, []
         return actions, wake
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether no replica is ready, but one should be: calls that can wait are admitted."""
+        return self.back_at < NEVER
 
     @property
     def running(self) -> Iterator[Item]:
@@ -302,24 +360,24 @@ class Batcher:
             if not self._fleet.held:
                 self._policy.idle(now)
 
-    def _recover(self, batch: Batch, guilty: Item | None) -> None:
+    def _recover(
+        self, batch: Batch, guilty: Item | None, accused: Set[int], *, convicts: bool
+    ) -> None:
         """Decide on the items of a batch whose replica is gone."""
         has_begun = batch.started_at is not None or batch.isolated
-        is_suspect = batch.started_at is not None and guilty is None
-        # One that was given up may still be what did it.
-        is_alone = (
-            sum(item.state is not DONE and item.state is not FAILED for item in batch.items) == 1
-        )
+        may_run_again = self._idempotent or not has_begun
         failure = Failure.of(ReplicaLost("the replica was lost while it ran this item"))
         for item in batch.items:
             item.batch = None
             if item.state is not RUNNING:
                 continue
-            is_convicted = item is guilty or (is_suspect and (is_alone or item.suspect))
-            if is_convicted or (has_begun and not self._idempotent):
+            is_accused = item.number in accused
+            is_convicted = item is guilty or (is_accused and (convicts or item.suspect))
+            no_time = self.is_expected and self._is_too_late(item)
+            if is_convicted or no_time or not may_run_again:
                 self._answer(item, FAILED, failure)
             else:
-                item.suspect = item.suspect or is_suspect
+                item.suspect = item.suspect or is_accused
                 self._requeue(item)
 
     def _requeue(self, item: Item) -> None:
@@ -351,13 +409,39 @@ class Batcher:
         item.state = end
         del self._live[item.number]
 
-    def _fail_waiting_if_none_ready(self) -> None:
-        if self._fleet.ready_count:
-            return
-        failure = Failure.of(NotReady("no replica of the model is ready"))
-        for item in [*self.queue, *self._suspects]:
-            self._leave(item)
-            self._answer(item, FAILED, failure)
+    def _is_too_late(self, item: Item) -> bool:
+        """Whether no replica will be ready by its deadline, as far as is known; none is now."""
+        return not self.is_expected or item.deadline < self.back_at
+
+    def _recovery_s(self, now: Instant, items: Sequence[Item]) -> float:
+        """How long it should take until a replica is ready; none is now.
+
+        Raises:
+            NotReady: Longer than the items have time, or nobody knows.
+        """
+        if any(self._is_too_late(item) for item in items):
+            raise self._not_ready(now)
+        return max(self.back_at - now, 0.0)
+
+    def _not_ready(self, now: Instant) -> NotReady:
+        message = "no replica of the model is ready"
+        if not self.is_expected:
+            return NotReady(message)
+        return NotReady(message, retry_after_s=max(self.back_at - now, LEAST_RETRY_S))
+
+
+def _accused(batches: Sequence[Batch], suspects: Collection[Item] | None) -> Set[int]:
+    """The numbers of the items of which one may have ended the replica of these batches."""
+    named = None if suspects is None else {item.number for item in suspects}
+    return {
+        item.number
+        for batch in batches
+        for item in batch.items
+        # One that was given up may still be what did it.
+        if item.state is not DONE
+        and item.state is not FAILED
+        and (batch.started_at is not None if named is None else item.number in named)
+    }
 
 
 def _too_late(item: Item) -> Failure:

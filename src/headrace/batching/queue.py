@@ -11,6 +11,9 @@ from ..clock import NEVER, Instant
 from ..errors import PayloadTooLarge, QueueFull
 from .item import Item
 
+LEAST_RETRY_S = 0.001
+"""No refusal asks for another try sooner than this."""
+
 _COMPACT_MIN = 1024
 """Fewer entries than this are not worth a search for ended ones."""
 
@@ -96,7 +99,9 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.buckets)
 
-    def admit(self, now: Instant, items: Sequence[Item], *, item_s: float) -> int:
+    def admit(
+        self, now: Instant, items: Sequence[Item], *, item_s: float, wait_s: float = 0.0
+    ) -> int:
         """Take all the items in, or none.
 
         Args:
@@ -104,6 +109,7 @@ class Queue:
             items: In the order of their call.
             item_s: The measured time between two items that leave, for fairness and for
                 `retry_after_s`.
+            wait_s: How long it takes until any item leaves, for `retry_after_s`.
 
         Returns:
             How many they count as.
@@ -117,7 +123,7 @@ class Queue:
             count += item.count
             size += item.size_bytes
         if self.count + count > self.max_items or self.size_bytes + size > self.max_bytes:
-            self._refuse(count, size, item_s)
+            self._refuse(count, size, wait_s + self.count * item_s)
         for item in items:
             self._admitted += 1
             item.number = self._admitted
@@ -159,12 +165,12 @@ class Queue:
             self._left(item)
         return taken
 
-    def _refuse(self, count: int, size: int, item_s: float) -> None:
+    def _refuse(self, count: int, size: int, retry_after_s: float) -> None:
         if count > self.max_items:
             raise PayloadTooLarge(f"expected at most {self.max_items} items a call, got {count}")
         if size > self.max_bytes:
             raise PayloadTooLarge(f"expected at most {self.max_bytes} bytes a call, got {size}")
-        raise QueueFull("the queue is full", retry_after_s=max(self.count * item_s, 0.001))
+        raise QueueFull("the queue is full", retry_after_s=max(retry_after_s, LEAST_RETRY_S))
 
     def _start(self, now: Instant, client: str, item_s: float) -> Instant:
         backlog = self._clients.setdefault(client, _Backlog())

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 def serve(
     targets: Annotated[
-        list[str], typer.Argument(metavar="TARGET...", help="module:Name or path.py:Name")
-    ],
+        list[str] | None, typer.Argument(metavar="TARGET...", help="module:Name or path.py:Name")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
     uds: Annotated[str | None, typer.Option(help="A Unix socket's path instead.")] = None,
     executor: Annotated[
-        str | None, typer.Option(help="thread or inline: where batches run.")
+        str | None, typer.Option(help="process, thread, inline or remote: where batches run.")
     ] = None,
     replicas: Annotated[int | None, typer.Option(help="Copies of each model.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="CUDA devices, such as 0,1: one a replica.")
+    ] = None,
     max_batch_size: Annotated[
         int | None, typer.Option(help="In place of each model's own.")
     ] = None,
@@ -52,6 +55,7 @@ def serve(
         "uds": uds,
         "executor": executor,
         "replicas": replicas,
+        "workers.devices": devices,
         "batching.max_batch_size": max_batch_size,
         "batching.max_batch_delay_s": max_batch_delay_s,
         "log_level": log_level,
@@ -59,16 +63,14 @@ def serve(
     }
     settings = resolve_settings(flags, assignments or (), config).settings
     from .. import logs
-    from ..http.listener import BindError, listening
+    from ..listener import BindError, listening
     from ..server import EXIT_BIND, Server
-    from ..targets import load_target
 
     logs.configure(settings.log_level, settings.log_format)
     try:
         # First of all: a second server on the address fails before it imports a large model.
         with listening(settings) as listener:
-            models = [load_target(target) for target in targets]
-            server = Server(models, settings, on_ready=_tell)
+            server = Server(list(targets or ()), settings, on_ready=_tell)
             exit_code = server.run(listener)
     except BindError as error:
         logging.getLogger(__name__).error(error.message)
@@ -88,9 +90,13 @@ def _tell(server: Server) -> None:
     from ..version import __version__
 
     settings, address = server.settings, server.address
-    where = "on the event loop" if settings.executor == "inline" else "on a thread"
-    if settings.replicas > 1:
-        where = f"on {settings.replicas} threads"
+    one, several = {
+        "process": ("in a worker process", f"in {settings.replicas} worker processes"),
+        "thread": ("on a thread", f"on {settings.replicas} threads"),
+        "inline": ("on the event loop", ""),
+        "remote": ("in workers of other hosts", "in workers of other hosts"),
+    }[settings.executor]
+    where = one if settings.replicas == 1 else several
     lines = [f"headrace {__version__} is ready on {address}"]
     for card in server.cards:
         batch = card.batching.max_batch_size

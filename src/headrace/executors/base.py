@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ..batching import Batch
-from ..call import Outcome
+from ..call import Outcome, Payload
 from ..card import ModelCard
-from ..errors import ReplicaStartFailed
-from ..replica import Isolation, Replica
+from ..clock import NEVER, Instant
+from ..lane import Report
+from ..replica import Replica
 
 MakeReplica = Callable[[], Replica]
 """Makes one replica, not loaded yet."""
@@ -20,14 +20,41 @@ LAST_RETRY_S = 30.0
 """A broken replica tries its canary again after the first, doubled up to the last."""
 
 
+class ReplicaStatus(NamedTuple):
+    """How a replica is: "starting", "ready", "draining", "restarting", "unready" or "failed"."""
+
+    state: str
+    reason: str = ""
+
+
+class Loss(NamedTuple):
+    """How a replica was lost, and by what.
+
+    Attributes:
+        cause: For the metric: "exited", "killed", "hung", "broken", "protocol", "disconnected".
+        reason: For people.
+        guilty: The item that is known to have ended it.
+        suspects: Items of which one may have; None where nothing is known, which makes suspects
+            of all that had begun; empty where none can have.
+        is_outside: Whether it looks like an act from outside, which items are blamed for only
+            when they meet it again.
+    """
+
+    cause: str
+    reason: str
+    guilty: tuple[Batch, int] | None = None
+    suspects: tuple[tuple[Batch, int], ...] | None = None
+    is_outside: bool = False
+
+
 class Events(Protocol):
     """What an executor tells the engine, always on the event loop's thread."""
 
     def ready(self, replica: int, card: ModelCard) -> None:
         """A replica takes batches, for the first time or again."""
 
-    def unready(self, replica: int, reason: str) -> None:
-        """A replica takes no more batches for now."""
+    def unready(self, replica: int, reason: str, back_at: Instant = NEVER) -> None:
+        """A replica takes no more batches for now; it is expected to be ready at `back_at`."""
 
     def start_failed(self, replica: int, reason: str) -> None:
         """A replica will never be ready."""
@@ -44,8 +71,17 @@ class Events(Protocol):
     def ended(self, batch: Batch) -> None:
         """All of a batch's items have been answered."""
 
-    def lost(self, replica: int, guilty: tuple[Batch, int] | None) -> None:
-        """A replica is gone, and which item ended it, if that is known."""
+    def lost(self, replica: int, loss: Loss, back_at: Instant = NEVER) -> None:
+        """A replica is gone; another is expected to be ready at `back_at`."""
+
+    def withdrawn(self, replica: int, cause: str) -> None:
+        """A replica takes no more batches, as it is to be stopped: "recycled" or "scaled"."""
+
+    def retired(self, replica: int, cause: str) -> None:
+        """A replica has stopped that was withdrawn, or that was never ready."""
+
+    def status(self, replica: int, status: ReplicaStatus) -> None:
+        """How a replica that takes no batches is; for people."""
 
 
 class Executor(Protocol):
@@ -60,6 +96,9 @@ class Executor(Protocol):
     def cancel(self, batch: Batch, index: int) -> None:
         """Nobody wants this item: it may be skipped if it has not begun."""
 
+    def replace(self, replica: int) -> bool:
+        """Put another in the place of a replica that hangs; False if that is not possible."""
+
     def close(self) -> None:
         """Unload and stop. Batches that still run are not told of."""
 
@@ -67,63 +106,16 @@ class Executor(Protocol):
         """Wait until everything has stopped; False if it has not by then. Blocks."""
 
 
-class Report(NamedTuple):
-    """What one unit of a replica's work brought."""
-
-    batch: Batch
-    parts: list[tuple[int, Outcome]]
-    is_set_aside: bool
-    broken: str | None
-
-
-class Lane:
-    """One in-process replica's work, a unit at a time: batches in turn with isolation steps.
-
-    Knows no thread and no loop: its owner calls it where the model shall run.
-    """
-
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-        self._isolating: deque[tuple[Batch, Isolation]] = deque()
-
-    @property
-    def next_isolated(self) -> Batch | None:
-        """The batch whose isolation is to be continued, if there is one."""
-        return self._isolating[0][0] if self._isolating else None
-
-    def run(self, batch: Batch) -> Report:
-        """Run a batch; the items that nobody wants any more are left out."""
-        parts: list[tuple[int, Outcome]] = []
-        payloads = [
-            (index, item.payload)
-            for index, item in enumerate(batch.items)
-            if item.live and item.batch is batch
-        ]
-        isolation = self.replica.run(payloads, lambda i, outcome: parts.append((i, outcome)))
-        if isolation is not None:
-            self._isolating.append((batch, isolation))
-        return Report(batch, parts, isolation is not None, None)
-
-    def isolate(self) -> Report:
-        """Take the next step of an isolation."""
-        batch, isolation = self._isolating.popleft()
-        parts: list[tuple[int, Outcome]] = []
-        goes_on = isolation.step(lambda i, outcome: parts.append((i, outcome)))
-        if goes_on:
-            self._isolating.append((batch, isolation))
-        broken = isolation.failure.message if isolation.broken else None
-        return Report(batch, parts, goes_on, broken)
-
-    def recover(self) -> bool:
-        """Try the canary; whether it passed."""
-        try:
-            self.replica.warm_up(1)
-        except ReplicaStartFailed:
-            return False
-        return True
+def wanted(batch: Batch) -> list[tuple[int, Payload]]:
+    """The items of a batch that have not ended, by their index."""
+    return [
+        (index, item.payload)
+        for index, item in enumerate(batch.items)
+        if item.live and item.batch is batch
+    ]
 
 
-def tell(events: Events, replica: int, report: Report) -> None:
+def tell(events: Events, replica: int, report: Report[Batch]) -> None:
     """Pass a report on to the engine."""
     for index, outcome in report.parts:
         events.part(report.batch, index, outcome, True)

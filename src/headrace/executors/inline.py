@@ -15,7 +15,8 @@ from collections.abc import Callable
 from ..batching import Batch
 from ..clock import NEVER, Clock, Instant, Scheduler, system_clock
 from ..errors import ReplicaStartFailed
-from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, Lane, MakeReplica, tell
+from ..lane import Lane
+from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, wanted
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class InlineExecutor:
         predict_timeout_s: float = NEVER,
         on_hung: Callable[[], None] | None = None,
     ) -> None:
-        self._lane = Lane(make())
+        self._lane: Lane[Batch] = Lane(make())
         self._loop = loop
         self._at_hand: deque[Batch] = deque()
         self._events: Events | None = None
@@ -58,6 +59,9 @@ class InlineExecutor:
 
     def cancel(self, batch: Batch, index: int) -> None:
         """Nothing to do: the item's own state is looked at before it is prepared."""
+
+    def replace(self, replica: int) -> bool:
+        return False
 
     def close(self) -> None:
         if self._events is None:
@@ -97,7 +101,7 @@ class InlineExecutor:
             batch = self._at_hand.popleft()
             events.started(batch)
             with self._watched():
-                report = lane.run(batch)
+                report = lane.run(batch, wanted(batch))
             tell(events, 0, report)
         if isolated is not None:
             events.started(isolated)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 from ..batching import Batch
 from ..errors import ReplicaStartFailed
+from ..lane import Lane, Report
 from ..replica import Replica
-from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, Lane, MakeReplica, Report, tell
+from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, wanted
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ class ThreadExecutor:
     def cancel(self, batch: Batch, index: int) -> None:
         """Nothing to do: the item's own state is looked at before it is prepared."""
 
+    def replace(self, replica: int) -> bool:
+        return False
+
     def close(self) -> None:
         for thread in self._threads:
             thread.close()
@@ -80,7 +84,7 @@ class _ReplicaThread:
         self._watch = watch
         self._canary_timer: asyncio.TimerHandle | None = None
         self._number = number
-        self._lane = Lane(replica)
+        self._lane: Lane[Batch] = Lane(replica)
         self._loop = loop
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._at_hand: deque[Batch] = deque()
@@ -114,7 +118,7 @@ class _ReplicaThread:
         if self._events is not None:
             self._events.started(batch)
 
-    def _ran(self, report: Report) -> None:
+    def _ran(self, report: Report[Batch]) -> None:
         """A batch left the thread, answered or set aside: the next at hand has begun."""
         self._at_hand.popleft()
         if self._events is not None:
@@ -122,7 +126,7 @@ class _ReplicaThread:
             if self._at_hand:
                 self._events.started(self._at_hand[0])
 
-    def _isolated(self, report: Report) -> None:
+    def _isolated(self, report: Report[Batch]) -> None:
         if self._events is not None:
             tell(self._events, self._number, report)
             if self._at_hand:
@@ -173,7 +177,7 @@ class _ReplicaThread:
                 batch = self._inbox.get(block=wait_s != 0.0, timeout=wait_s or None)
                 if batch is None:
                     return
-                self._post(self._ran, self._lane.run(batch))
+                self._post(self._ran, self._lane.run(batch, wanted(batch)))
             except queue.Empty:
                 if not isolated and retry_s is not None:
                     retry_s = self._recover(retry_s)

@@ -12,12 +12,13 @@ import falcon.asgi
 import msgspec
 
 from ..call import INTERNAL_ERROR, Failure
+from ..errors import HeadraceError, NotReady
 from ..metrics.prometheus import Exposition
 from .asgi import Receive, Scope, Send, serve_prediction
-from .docs import CONTENT_POLICY, DocsMissing, docs_page
+from .docs import CONTENT_POLICY, docs_page
 from .errors import error_answer, error_body
 from .openapi import openapi_document
-from .predict import Predict, request_id_of
+from .predict import STARTING, request_id_of
 from .service import Service
 
 _log = logging.getLogger(__name__)
@@ -31,9 +32,7 @@ class App:
     """
 
     def __init__(self, service: Service) -> None:
-        self.predict = Predict(
-            service.engines, limits=service.limits, counts=service.counts, clock=service.clock
-        )
+        self.predict = service.predict
         self._pages = pages(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +62,7 @@ def pages(service: Service) -> falcon.asgi.App[Any, Any]:
         setattr(routes, f"on_head_{suffix}", getattr(routes, f"on_get_{suffix}"))
         app.add_route(path, routes, suffix=suffix)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(HeadraceError, _answer_error)
     app.add_error_handler(Exception, _answer_unexpected)
     return app
 
@@ -72,7 +72,7 @@ class _Pages:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._exposition = Exposition(service.engines, service.counts)
+        self._exposition = Exposition(service.engines, service.counts, service.collectors)
         root = importlib.resources.files(__package__).joinpath("page.html")
         self._root_page = root.read_bytes()
 
@@ -90,42 +90,50 @@ class _Pages:
         resp.data = b"ok\n" if self._service.is_live else b"a replica hangs\n"
 
     async def on_get_readyz(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        is_ready = self._service.is_ready
-        if not is_ready:
+        readiness = self._service.readiness()
+        if not readiness["ready"]:
             resp.status = 503
             resp.set_header("retry-after", "1")
-        _set_json(resp, {"ready": is_ready, "models": self._service.readiness()})
+        _set_json(resp, readiness)
 
     async def on_get_health(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         health = await self._service.health()
-        is_well = all(state == "ok" for state in health.values())
+        is_well = self._service.is_complete and all(state == "ok" for state in health.values())
         if not is_well:
             resp.status = 503
         _set_json(resp, {"status": "ok" if is_well else "failing", "models": health})
 
     async def on_get_metrics(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        if self._service.refresh is not None:
+            await self._service.refresh()
         resp.content_type, resp.data = self._exposition.render(req.accept)
 
     async def on_get_openapi(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        self._check_complete()
         cards = [engine.card for engine in self._service.engines]
         _set_json(resp, openapi_document(cards, version=self._service.version))
 
     async def on_get_docs(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        self._check_complete()
         _set_docs(resp, "swagger")
 
     async def on_get_redoc(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        self._check_complete()
         _set_docs(resp, "redoc")
 
     async def on_get_model(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str
     ) -> None:
-        for model in self._service.overview()["models"]:
-            if model["name"] == name:
-                _set_json(resp, model)
+        for engine in self._service.engines:
+            if engine.card.name == name:
+                _set_json(resp, self._service.describe(engine))
                 return
-        _set_failure(
-            resp, Failure(code="model_not_found", message="no model of this name is served here")
-        )
+        raise self._service.predict.unknown()
+
+    def _check_complete(self) -> None:
+        """Raise NotReady for a page that tells of all models while some are not known yet."""
+        if not self._service.is_complete:
+            raise NotReady(STARTING)
 
 
 class _RequestIds:
@@ -152,12 +160,9 @@ def _set_json(resp: falcon.asgi.Response, value: Any) -> None:
 
 
 def _set_docs(resp: falcon.asgi.Response, kind: str) -> None:
-    try:
-        resp.data = docs_page(kind)
-        resp.content_type = falcon.MEDIA_HTML
-        resp.set_header("content-security-policy", CONTENT_POLICY)
-    except DocsMissing as error:
-        _set_failure(resp, Failure.of(error))
+    resp.data = docs_page(kind)
+    resp.content_type = falcon.MEDIA_HTML
+    resp.set_header("content-security-policy", CONTENT_POLICY)
 
 
 def _set_failure(resp: falcon.asgi.Response, failure: Failure) -> None:
@@ -179,6 +184,12 @@ async def _answer_http_error(
     resp.data = error_body(Failure(code=code, message=message))
     for name, value in dict(error.headers or ()).items():
         resp.set_header(name, value)
+
+
+async def _answer_error(
+    req: falcon.asgi.Request, resp: falcon.asgi.Response, error: HeadraceError, params: Any
+) -> None:
+    _set_failure(resp, Failure.of(error))
 
 
 async def _answer_unexpected(

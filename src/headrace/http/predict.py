@@ -20,6 +20,7 @@ from ..errors import (
     HeadraceError,
     InvalidHeader,
     ModelNotFound,
+    NotReady,
     UnsupportedMediaType,
     clip,
 )
@@ -36,6 +37,8 @@ ROUTES: Mapping[str, Dialect] = {
     "/v1/models/{name}:predict": V1_DIALECT,
 }
 """The predict routes, and the dialect of each. `/predict` is the first model's."""
+
+STARTING = "the server is starting: not every model is known yet"
 
 _PATTERNS = {
     route: re.compile(re.escape(route).replace(re.escape("{name}"), r"([^/:]+)"))
@@ -56,27 +59,42 @@ class Predict:
     """Knows the predict routes, and begins a `Prediction` for each request.
 
     Args:
-        engines: In the order of their models; the first is the default model's.
         limits: Of requests.
         counts: Where answers are counted.
         clock: Tells the time.
     """
 
-    def __init__(
-        self, engines: Iterable[Engine], *, limits: Limits, counts: HttpCounts, clock: Clock
-    ) -> None:
+    def __init__(self, *, limits: Limits, counts: HttpCounts, clock: Clock) -> None:
         self.limits = limits
         self.counts = counts
         self.clock = clock
         self.rate_limit = RateLimit()
         self._places: dict[str, Place] = {}
-        for engine in engines:
-            for route, dialect in ROUTES.items():
-                path = route.replace("{name}", engine.card.name)
-                place = Place(route, Endpoint(engine, dialect, limits))
-                self._places.setdefault(path, place)
+        self._is_complete = False
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
+
+    def route(self, engines: Iterable[Engine], *, is_complete: bool) -> None:
+        """Lead the predict paths to these engines, in place of those before.
+
+        Args:
+            engines: In the order of their models; the first is the default model's.
+            is_complete: Whether there are no others. Until then an unknown name may become one,
+                and nobody knows which model is the default.
+        """
+        places: dict[str, Place] = {}
+        for engine in engines:
+            for route, dialect in ROUTES.items():
+                if is_complete or "{name}" in route:
+                    path = route.replace("{name}", engine.card.name)
+                    places.setdefault(path, Place(route, Endpoint(engine, dialect, self.limits)))
+        self._places, self._is_complete = places, is_complete
+
+    def unknown(self) -> HeadraceError:
+        """Why a path leads to no model."""
+        if self._is_complete:
+            return ModelNotFound("no model of this name is served here")
+        return NotReady(STARTING)
 
     def find(self, path: str) -> Place | None:
         """What is at a path; None if it is no predict path at all."""
@@ -130,7 +148,7 @@ class Prediction:
         endpoint = self._place.endpoint
         check_head_size(headers, limits)
         if endpoint is None:
-            raise ModelNotFound("no model of this name is served here")
+            raise self._predict.unknown()
         if exchange.method != "POST":
             raise MethodNotAllowed(f"expected POST, got {exchange.method[:16]}")
         self._deadline = exchange.received + timeout_of(headers, limits)

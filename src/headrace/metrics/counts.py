@@ -47,6 +47,10 @@ class ModelCounts:
         batch_s: From a batch's start on its replica to its end.
         refused: Calls that were not admitted, by their code.
         isolations: Batches whose predict raised and whose items were run apart.
+        restarts: Replicas that were replaced, by why.
+        busy_s: What the replicas spent on batches, added up.
+        wire_sent_bytes: What was sent to workers.
+        wire_received_bytes: What came from workers.
     """
 
     def __init__(self) -> None:
@@ -57,6 +61,10 @@ class ModelCounts:
         self.batch_s = Histogram(SECONDS)
         self.refused: Counter[str] = Counter()
         self.isolations = 0
+        self.restarts: Counter[str] = Counter()
+        self.busy_s = 0.0
+        self.wire_sent_bytes = 0
+        self.wire_received_bytes = 0
 
 
 class HttpCounts:

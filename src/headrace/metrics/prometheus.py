@@ -82,6 +82,21 @@ METRICS = {
         "counter", ("model",), "batches whose predict raised and whose items were run apart"
     ),
     "headrace_replicas_ready": Described("gauge", ("model",), "replicas that take batches"),
+    "headrace_replica_restarts_total": Described(
+        "counter",
+        ("model", "reason"),
+        "replicas that were replaced, by why: exited (its process ended by itself), killed (by a"
+        " signal, or for lack of memory), hung (a batch ran into predict_timeout_s), broken (it"
+        " failed its own example), protocol (what it sent made no sense), recycled (on purpose,"
+        " after its time or work), scaled (their number changed)",
+    ),
+    "headrace_replica_busy_seconds_total": Described(
+        "counter", ("model",), "time that replicas spent on batches, all of them added up"
+    ),
+    "headrace_worker_sent_bytes_total": Described("counter", ("model",), "bytes sent to workers"),
+    "headrace_worker_received_bytes_total": Described(
+        "counter", ("model",), "bytes that came from workers"
+    ),
 }
 """Every metric of headrace; the documentation's table is made of this."""
 
@@ -100,7 +115,11 @@ class HeadraceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_http()
-        for metric, attribute in (("items", "items"), ("refused", "refused")):
+        for metric, attribute in (
+            ("items", "items"),
+            ("refused", "refused"),
+            ("replica_restarts", "restarts"),
+        ):
             family = _counter(f"headrace_{metric}_total")
             for engine in self._engines:
                 for code, count in sorted(getattr(engine.counts, attribute).items()):
@@ -114,6 +133,15 @@ class HeadraceCollector(Collector):
             isolations.add_metric([engine.card.name], engine.counts.isolations)
         yield batches
         yield isolations
+        for metric, attribute in (
+            ("headrace_replica_busy_seconds_total", "busy_s"),
+            ("headrace_worker_sent_bytes_total", "wire_sent_bytes"),
+            ("headrace_worker_received_bytes_total", "wire_received_bytes"),
+        ):
+            counter = _counter(metric)
+            for engine in self._engines:
+                counter.add_metric([engine.card.name], getattr(engine.counts, attribute))
+            yield counter
         for metric, attribute in (
             ("headrace_queue_items", "queued_items"),
             ("headrace_queue_bytes", "queued_bytes"),
@@ -151,24 +179,39 @@ class HeadraceCollector(Collector):
 
 
 class _Beside(Collector):
-    """This process's default registry: the user's own metrics, and the interpreter's."""
+    """What others count: the server's collectors, then this process's default registry.
 
-    def collect(self) -> Iterable[Metric]:
-        return REGISTRY.collect()
+    The registry has the user's own metrics, and the interpreter's.
+    """
+
+    def __init__(self, collectors: Sequence[Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in self._collectors:
+            yield from collector.collect()
+        yield from REGISTRY.collect()
 
 
 class Exposition:
     """The text that a scrape gets: headrace's metrics, the process's and the user's own.
 
     Args:
-        engines: Whose counts.
+        engines: Whose counts; looked at anew at each scrape, as are the collectors.
         http: The HTTP face's counts.
+        collectors: Of further metrics. Names that headrace or this process has are theirs to
+            avoid.
     """
 
-    def __init__(self, engines: Sequence[Counted], http: HttpCounts) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Counted],
+        http: HttpCounts,
+        collectors: Sequence[Collector] = (),
+    ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(HeadraceCollector(engines, http))
-        self._registry.register(_Beside())
+        self._registry.register(_Beside(collectors))
 
     def render(self, accept: str) -> tuple[str, bytes]:
         """The media type and text that an Accept header asks for."""

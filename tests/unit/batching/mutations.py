@@ -115,8 +115,8 @@ MUTATIONS = [
     Mutation(
         "an expired item holds its room",
         "batcher",
-        "        self._expire(now)\n        count =",
-        "        count =",
+        "        self._expire(now)\n        item_s =",
+        "        item_s =",
     ),
     Mutation(
         "an item without an answer is left behind",
@@ -221,14 +221,14 @@ MUTATIONS = [
     Mutation(
         "a batch that had not begun is suspected",
         "batcher",
-        "is_suspect = batch.started_at is not None and guilty is None",
-        "is_suspect = guilty is None",
+        "and (batch.started_at is not None if named is None else",
+        "and (named is None or",
     ),
     Mutation(
         "a suspect is never convicted",
         "batcher",
-        "(is_suspect and (is_alone or item.suspect))",
-        "(is_suspect and False)",
+        "(is_accused and (convicts or item.suspect))",
+        "(is_accused and False)",
     ),
     Mutation(
         "the known guilty item runs again",
@@ -239,8 +239,8 @@ MUTATIONS = [
     Mutation(
         "what may not be repeated is repeated",
         "batcher",
-        "if is_convicted or (has_begun and not self._idempotent):",
-        "if is_convicted:",
+        "may_run_again = self._idempotent or not has_begun",
+        "may_run_again = True",
     ),
     Mutation(
         "quarantine is ignored",
@@ -269,7 +269,149 @@ MUTATIONS = [
     Mutation(
         "what waits is forgotten when no replica is left",
         "batcher",
-        "            self._policy.idle(now)\n        self._fail_waiting_if_none_ready()",
+        "            self._policy.idle(now)\n        self.expect(now, back_at)",
         "            self._policy.idle(now)",
+    ),
+    Mutation(
+        "who is named is not looked at",
+        "batcher",
+        "named = None if suspects is None else",
+        "named = None if not suspects else",
+    ),
+    Mutation(
+        "all are suspects whoever is named",
+        "batcher",
+        "if named is None else item.number in named)",
+        "if named is None else batch.started_at is not None)",
+    ),
+    Mutation(
+        "one that was given up is never the guilty one",
+        "batcher",
+        "        if item.state is not DONE\n        and item.state is not FAILED\n",
+        "        if item.state is RUNNING\n",
+    ),
+    Mutation(
+        "one that was answered is suspected",
+        "batcher",
+        "        if item.state is not DONE\n        and item.state is not FAILED\n",
+        "        if item.state is not FAILED\n",
+    ),
+    Mutation(
+        "each batch is judged by itself",
+        "batcher",
+        "            self._recover(batch, guilty, accused, convicts=convicts)\n",
+        "            mine = accused & {item.number for item in batch.items}\n"
+        "            self._recover(batch, guilty, mine, convicts=len(mine) == 1)\n",
+    ),
+    Mutation(
+        "an act from outside convicts",
+        "batcher",
+        "convicts = len(accused) == 1 and not is_outside",
+        "convicts = len(accused) == 1",
+    ),
+    Mutation(
+        "acts from outside never convict",
+        "batcher",
+        "(convicts or item.suspect)",
+        "convicts",
+    ),
+    Mutation(
+        "others are suspected beside the known guilty one",
+        "batcher",
+        "accused = _accused(batches, suspects) if guilty is None else frozenset()",
+        "accused = _accused(batches, suspects)",
+    ),
+    Mutation(
+        "a suspect is cleared by a loss that was not its doing",
+        "batcher",
+        "item.suspect = item.suspect or is_accused",
+        "item.suspect = is_accused",
+    ),
+    # Recovery
+    Mutation(
+        "what has no time to wait waits",
+        "batcher",
+        "return not self.is_expected or item.deadline < self._back_at",
+        "return not self.is_expected",
+    ),
+    Mutation(
+        "nobody waits for a recovery",
+        "batcher",
+        "return not self.is_expected or item.deadline < self._back_at",
+        "return True",
+    ),
+    Mutation(
+        "what waits goes on waiting when nothing is expected",
+        "batcher",
+        "return not self.is_expected or item.deadline < self._back_at",
+        "return item.deadline < self._back_at < NEVER",
+    ),
+    Mutation(
+        "an item whose deadline is that of the recovery is refused",
+        "batcher",
+        "item.deadline < self._back_at\n",
+        "item.deadline <= self._back_at\n",
+    ),
+    Mutation(
+        "what was on the lost replica waits in vain",
+        "batcher",
+        "no_time = self.is_expected and self._is_too_late(item)",
+        "no_time = False",
+    ),
+    Mutation(
+        "a later estimate comes too late for the lost items",
+        "batcher",
+        "        if not self._fleet.ready_count:\n            self._back_at = back_at\n",
+        "",
+    ),
+    Mutation(
+        "the estimate outlives the recovery",
+        "batcher",
+        "        self._fleet.ready(replica)\n        self._back_at = NEVER\n",
+        "        self._fleet.ready(replica)\n",
+    ),
+    Mutation(
+        "an estimate is taken while a replica is ready",
+        "batcher",
+        "        if self._fleet.ready_count:\n            return\n",
+        "        if self._fleet.ready_count:\n            self._back_at = back_at\n"
+        "            return\n",
+    ),
+    Mutation(
+        "only the first item of a call is asked whether it can wait",
+        "batcher",
+        "any(self._is_too_late(item) for item in items)",
+        "self._is_too_late(items[0])",
+    ),
+    Mutation(
+        "suspects are forgotten when nothing is expected",
+        "batcher",
+        "for item in [*self.queue, *self._suspects]:",
+        "for item in [*self.queue]:",
+    ),
+    Mutation(
+        "who is refused is told to come back before the recovery",
+        "batcher",
+        "return max(self._back_at - now, 0.0)",
+        "return 0.0",
+    ),
+    # Declared keys and costs
+    Mutation(
+        "a bound belongs to the bucket above it",
+        "sizing",
+        "bisect.bisect_left(",
+        "bisect.bisect_right(",
+    ),
+    Mutation(
+        "buckets replace the payload's own key",
+        "sizing",
+        "size), key)",
+        "size), None)",
+    ),
+    Mutation(
+        "a payload of several items costs as one",
+        "sizing",
+        "else payload.count)",
+        "else 1)",
     ),
 ]

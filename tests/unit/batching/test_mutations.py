@@ -17,7 +17,16 @@ ROOT = HERE.parents[2]
 SOURCE = ROOT / "src" / "headrace"
 SUITE = [
     HERE / f"test_{name}.py"
-    for name in ("queue", "cutting", "settling", "ends", "replicas", "state_machine")
+    for name in (
+        "queue",
+        "sizing",
+        "cutting",
+        "settling",
+        "ends",
+        "replicas",
+        "recovery",
+        "state_machine",
+    )
 ]
 
 

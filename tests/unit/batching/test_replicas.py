@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from headrace.batching import Batch, Cut, Item, State
+from collections.abc import Collection
+
+from headrace.batching import Batch, Cut, Item, Overrun, State
+from headrace.clock import NEVER
 
 from .driver import Driver, ends
 
 
-def lose(driver: Driver, replica: int, guilty: Item | None = None) -> dict[int, str]:
+def lose(
+    driver: Driver,
+    replica: int,
+    guilty: Item | None = None,
+    suspects: Collection[Item] | None = None,
+    is_outside: bool = False,
+    back_at: float = NEVER,
+) -> dict[int, str]:
     """Lose a replica, and what ends by that."""
-    driver.batcher.lost(driver.now, replica, guilty=guilty)
+    driver.batcher.lost(
+        driver.now,
+        replica,
+        guilty=guilty,
+        suspects=suspects,
+        is_outside=is_outside,
+        back_at=back_at,
+    )
     return ends(driver.tick())
 
 
@@ -215,6 +232,158 @@ def test_where_the_guilty_item_is_known_it_alone_fails() -> None:
     driver.tick()
     assert items[0].batch is not None
     assert items[0].batch.items == items[:4]
+
+
+def two_batches(*, idempotent: bool = True) -> tuple[Driver, list[Item]]:
+    """Eight items on replica 0, in two batches of which the first has begun, and replica 1."""
+    driver = Driver(idempotent=idempotent)
+    items = driver.several(8)
+    first, _ = driver.runs()
+    driver.start(first)
+    driver.batcher.ready(driver.now, 1)
+    return driver, items
+
+
+def suspected(items: list[Item]) -> list[int]:
+    return [item.number for item in items if item.suspect]
+
+
+def test_only_the_named_items_are_suspects() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, suspects=items[1:3]) == {}
+    assert suspected(items) == [2, 3]
+
+
+def test_an_item_may_be_named_before_its_batch_began() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, suspects=items[3:5]) == {}
+    assert suspected(items) == [4, 5]
+
+
+def test_the_only_named_item_is_guilty_whatever_ran_beside_it() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, suspects=[items[6]]) == {7: "replica_lost"}
+    assert suspected(items) == []
+
+
+def test_where_nobody_is_to_blame_all_go_back_unsuspected() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, suspects=()) == {}
+    assert suspected(items) == []
+    assert items[0].batch is not None
+    assert items[0].batch.items == items[:4]
+
+
+def test_an_item_that_was_alone_runs_again_where_nobody_is_to_blame() -> None:
+    driver = Driver(replicas=2)
+    batch = driver.start_one()
+    assert lose(driver, 0, suspects=[]) == {}
+    assert batch.items[0].live
+
+
+def test_a_suspect_stays_one_though_its_next_loss_is_not_its_doing() -> None:
+    driver, items = with_suspects(2)
+    batch = driver.run()
+    driver.start(batch)
+    driver.batcher.ready(driver.now, 2)
+    assert lose(driver, 1, suspects=()) == {}
+    assert suspected(items) == [1, 2]
+
+
+def test_a_named_item_that_was_given_up_may_be_the_guilty_one() -> None:
+    driver, items = two_batches()
+    driver.cancel(items[0])
+    assert lose(driver, 0, suspects=items[:2]) == {}
+    assert suspected(items) == [2]
+
+
+def test_where_the_only_named_item_was_given_up_nobody_else_is_suspected() -> None:
+    driver, items = two_batches()
+    driver.cancel(items[0])
+    assert lose(driver, 0, suspects=items[:1]) == {}
+    assert suspected(items) == []
+
+
+def test_a_named_item_that_was_answered_is_no_suspect() -> None:
+    driver, items = two_batches()
+    assert items[0].batch is not None
+    driver.batcher.part(driver.now, items[0].batch, 0)
+    assert lose(driver, 0, suspects=items[:2]) == {2: "replica_lost"}
+
+
+def test_items_of_other_replicas_cannot_be_suspects() -> None:
+    driver, items = two_batches()
+    (other,) = driver.several(1)
+    assert driver.run().replica == 1
+    assert lose(driver, 0, suspects=[items[0], other]) == {1: "replica_lost"}
+    assert not other.suspect
+
+
+def test_an_act_from_outside_convicts_nobody_at_first_and_whom_it_meets_again() -> None:
+    driver = Driver(replicas=2)
+    batch = driver.start_one()
+    assert lose(driver, 0, is_outside=True) == {}
+    assert suspected(batch.items) == [1]
+    (again,) = (item.batch for item in batch.items if item.batch is not None)
+    assert again.cut is Cut.SUSPECT
+    driver.start(again)
+    assert lose(driver, 1, is_outside=True, back_at=driver.now) == {1: "replica_lost"}
+
+
+def test_of_two_batches_that_had_begun_nobody_was_alone() -> None:
+    driver = Driver(replicas=2, max_batch_size=1)
+    driver.batcher.unready(driver.now, 1)
+    items = driver.several(2)
+    for batch in driver.runs():
+        driver.start(batch)
+    driver.batcher.ready(driver.now, 1)
+    assert lose(driver, 0) == {}
+    assert suspected(items) == [1, 2]
+
+
+def test_where_the_guilty_item_is_known_nobody_named_is_suspected() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, guilty=items[0], suspects=items[:4]) == {1: "replica_lost"}
+    assert suspected(items) == []
+
+
+def test_what_may_not_be_repeated_fails_if_it_had_begun_whoever_is_named() -> None:
+    driver, items = two_batches(idempotent=False)
+    assert lose(driver, 0, suspects=items[3:6]) == dict.fromkeys([1, 2, 3, 4], "replica_lost")
+    assert suspected(items) == [5, 6]
+
+
+def test_a_poison_item_costs_two_replicas_and_its_mates_are_answered() -> None:
+    driver = Driver()
+    items = driver.several(4)
+    poison, losses = items[2], 0
+    while not driver.batcher.empty:
+        batch = driver.run()
+        driver.start(batch)
+        if poison in batch.items:
+            losses += 1
+            driver.batcher.ready(driver.now, losses)
+            driver.batcher.lost(driver.now, batch.replica, suspects=batch.items)
+        else:
+            driver.finish(batch)
+    assert losses == 2
+    assert [item.number for item in items if item.state is State.DONE] == [1, 2, 4]
+
+
+def test_a_batch_that_overran_is_lost_like_another() -> None:
+    driver = Driver(replicas=2, predict_timeout_s=1.0)
+    items = driver.several(2)
+    batch = driver.run()
+    driver.start(batch)
+    driver.pass_time(1.0)
+    assert driver.tick() == [Overrun(batch)]
+    assert lose(driver, 0) == {}
+    assert suspected(items) == [1, 2]
+    (alone,) = (item.batch for item in items if item.batch is not None)
+    driver.start(alone)
+    driver.pass_time(1.0)
+    assert driver.tick() == [Overrun(alone)]
+    assert lose(driver, 1, back_at=driver.now) == {1: "replica_lost"}
 
 
 def test_an_innocent_item_that_was_alone_runs_again() -> None:

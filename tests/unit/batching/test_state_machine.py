@@ -38,7 +38,7 @@ from headrace.batching import (
     State,
 )
 from headrace.config import Batching
-from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull
+from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull, Unavailable
 
 REPLICAS = (0, 1, 2)
 MAX_SIZE = 4
@@ -129,10 +129,18 @@ class Model:
         self.last_start: dict[str, float] = {}
         self.freed = -math.inf
         self.idle_since: float | None = -math.inf
+        self.back_at = math.inf
 
     @property
     def ready(self) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.is_ready]
+
+    def can_wait(self, item: Item) -> bool:
+        """Whether a replica is ready, or should be by the item's deadline."""
+        return bool(self.ready) or (self.back_at < math.inf and item.deadline >= self.back_at)
+
+    def expect(self, back_at: float) -> None:
+        self.back_at = math.inf if self.ready else back_at
 
     @property
     def item_s(self) -> float:
@@ -185,6 +193,10 @@ class Model:
     def note_idle(self, now: float) -> None:
         if not any(replica.held for replica in self.replicas.values()):
             self.idle_since = now
+
+
+BACK_S = st.sampled_from([math.inf, math.inf, -0.001, 0.004, 0.015, 0.05])
+"""When a replica is expected again, if none is ready; the first is "nobody knows"."""
 
 
 def often(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
@@ -262,8 +274,9 @@ class Machine(RuleBasedStateMachine):
         if expected is not NotReady:
             self.expire()
         if expected is not None:
-            with pytest.raises(expected):
+            with pytest.raises(expected) as caught:
                 self.batcher.submit(self.now, items)
+            self.check_retry_after(caught.value)
         else:
             self.batcher.submit(self.now, items)
             for item in items:
@@ -272,7 +285,7 @@ class Machine(RuleBasedStateMachine):
             self.tick()
 
     def expected_refusal(self, items: list[Item]) -> type[Exception] | None:
-        if not self.model.ready:
+        if not all(self.model.can_wait(item) for item in items):
             return NotReady
         # What has expired holds no room.
         queued = [r.item for r in self.model.waiting() if r.item.deadline > self.now]
@@ -284,6 +297,12 @@ class Machine(RuleBasedStateMachine):
         if size + sum(i.size_bytes for i in queued) > MAX_BYTES:
             return QueueFull
         return None
+
+    def check_retry_after(self, error: Exception) -> None:
+        if isinstance(error, Unavailable):
+            assert 0 < error.retry_after_s < math.inf
+            if self.model.back_at < math.inf:
+                assert error.retry_after_s >= self.model.back_at - self.now
 
     def admitted(self, item: Item) -> None:
         client, model = item.client, self.model
@@ -406,16 +425,31 @@ class Machine(RuleBasedStateMachine):
     def become_ready(self, number: int, then_tick: bool = False) -> None:
         self.batcher.ready(self.now, number)
         self.model.replicas.setdefault(number, Replica()).is_ready = True
+        self.model.back_at = math.inf
         if then_tick:
             self.tick()
 
-    @rule(number=st.sampled_from(REPLICAS), then_tick=st.booleans(), spare=often(True, False))
-    def become_unready(self, number: int, then_tick: bool, spare: bool) -> None:
+    @rule(
+        number=st.sampled_from(REPLICAS),
+        then_tick=st.booleans(),
+        spare=often(True, False),
+        back_s=BACK_S,
+    )
+    def become_unready(self, number: int, then_tick: bool, spare: bool, back_s: float) -> None:
         self.keep_one(number, spare)
-        self.batcher.unready(self.now, number)
+        self.batcher.unready(self.now, number, back_at=self.now + back_s)
         if number in self.model.replicas:
             self.model.replicas[number].is_ready = False
-        self.fail_if_none_is_ready()
+        self.model.expect(self.now + back_s)
+        self.fail_what_cannot_wait()
+        if then_tick:
+            self.tick()
+
+    @rule(back_s=BACK_S, then_tick=st.booleans())
+    def expect(self, back_s: float, then_tick: bool) -> None:
+        self.batcher.expect(self.now, self.now + back_s)
+        self.model.expect(self.now + back_s)
+        self.fail_what_cannot_wait()
         if then_tick:
             self.tick()
 
@@ -427,11 +461,22 @@ class Machine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         number=st.sampled_from(REPLICAS),
-        knows=often(False, True),
+        blamed=st.sampled_from(["unknown", "unknown", "one", "some", "some", "nobody"]),
         spare=often(True, False),
         busy=often(True, False),
+        is_outside=often(False, True),
+        back_s=BACK_S,
     )
-    def lose(self, data: st.DataObject, number: int, knows: bool, spare: bool, busy: bool) -> None:
+    def lose(
+        self,
+        data: st.DataObject,
+        number: int,
+        blamed: str,
+        spare: bool,
+        busy: bool,
+        is_outside: bool,
+        back_s: float,
+    ) -> None:
         if busy and self.open_batches():
             # Mostly one is lost that works on something.
             running = self.open_batches()[-1]
@@ -440,18 +485,33 @@ class Machine(RuleBasedStateMachine):
                 self.begin_work(running)
         self.keep_one(number, spare)
         replica = self.model.replicas.pop(number, None)
+        batches = [] if replica is None else replica.open
+        records = [record for running in batches for record in running.records]
         guilty: Record | None = None
-        if replica is not None:
-            records = [r for running in replica.open for r in running.records]
-            guilty = data.draw(st.sampled_from(records)) if knows and records else None
-        self.batcher.lost(self.now, number, guilty=None if guilty is None else guilty.item)
-        for running in [] if replica is None else replica.open:
+        suspects: list[Record] | None = None
+        if blamed == "one" and records:
+            guilty = data.draw(st.sampled_from(records))
+        elif blamed == "some" and records:
+            suspects = data.draw(st.lists(st.sampled_from(records), unique=True))
+        elif blamed == "nobody":
+            suspects = []
+        self.batcher.lost(
+            self.now,
+            number,
+            guilty=None if guilty is None else guilty.item,
+            suspects=None if suspects is None else [record.item for record in suspects],
+            is_outside=is_outside,
+            back_at=self.now + back_s,
+        )
+        self.model.expect(self.now + back_s)
+        accused = [] if guilty is not None else self.accused(batches, suspects)
+        for running in batches:
             self.gone.append(running.batch)
             for record in running.unanswered:
-                self.after_loss(running, record, guilty)
+                self.after_loss(running, record, guilty, accused, is_outside)
             running.records = []
         self.model.note_idle(self.now)
-        self.fail_if_none_is_ready()
+        self.fail_what_cannot_wait()
         self.tick()
 
     @precondition(lambda self: self.gone)
@@ -523,28 +583,43 @@ class Machine(RuleBasedStateMachine):
         if running.has_slot:
             model.slot_freed(self.now, replica)
 
-    def after_loss(self, running: Running, record: Record, guilty: Record | None) -> None:
-        worked = running.began is not None
-        mates = [r for r in running.records if r.end not in ("done", "failed")]
+    def accused(self, batches: list[Running], suspects: list[Record] | None) -> list[Record]:
+        """Who may have ended the replica: those that are named, or that it was working on."""
+        if suspects is None:
+            suspects = [
+                r for running in batches if running.began is not None for r in running.records
+            ]
+        return [record for record in suspects if record.end not in ("done", "failed")]
+
+    def after_loss(
+        self,
+        running: Running,
+        record: Record,
+        guilty: Record | None,
+        accused: list[Record],
+        is_outside: bool,
+    ) -> None:
         number = record.item.number
-        if record is guilty or (running.has_begun and not self.model.idempotent):
-            self.fail(number, "replica_lost")
-            return
-        if worked and guilty is None:
+        if record in accused:
             record.deaths += 1
-            if record.deaths == 2 or len(mates) == 1:
-                self.fail(number, "replica_lost")
-                return
-            record.is_suspect = True
-        record.state = WAITING
+        is_alone = accused == [record]
+        is_guilty = record is guilty or (is_alone and (not is_outside or record.deaths == 2))
+        assert record.deaths < 2 or is_alone, "a suspect did not run alone"
+        may_not_repeat = running.has_begun and not self.model.idempotent
+        is_foreseen = not self.model.ready and self.model.back_at < math.inf
+        if is_guilty or may_not_repeat or (is_foreseen and not self.model.can_wait(record.item)):
+            self.fail(number, "replica_lost")
+        else:
+            record.is_suspect |= record in accused
+            record.state = WAITING
 
     def fail(self, number: int, code: str) -> None:
         self.model.end(number, code)
         self.model.due_answers[number] = code
 
-    def fail_if_none_is_ready(self) -> None:
-        if not self.model.ready:
-            for record in [*self.model.waiting(), *self.model.waiting(suspects=True)]:
+    def fail_what_cannot_wait(self) -> None:
+        for record in [*self.model.waiting(), *self.model.waiting(suspects=True)]:
+            if not self.model.can_wait(record.item):
                 self.fail(record.item.number, "not_ready")
 
     def expire(self) -> None:
@@ -740,6 +815,10 @@ class Machine(RuleBasedStateMachine):
             assert self.batcher.empty is (not live)
             running = {item.number for item in self.batcher.running}
             assert running == {r.item.number for r in live if r.state == RUNNING}
+        is_expected = not self.model.ready and self.model.back_at < math.inf
+        assert self.batcher.is_expected is is_expected
+        if not self.model.ready and not is_expected:
+            assert not any(record.state == WAITING for record in live), "it waits for nothing"
         assert all(record.deaths <= 2 for record in self.model.records.values())
 
 

@@ -29,7 +29,10 @@ async def app_of_an_echo() -> App:
     engine.open()
     await asyncio.sleep(0)
     assert engine.is_ready
-    return App(Service([engine], limits=Limits(), clock=system_clock, version="1"))
+    service = Service(limits=Limits(), clock=system_clock, version="1")
+    service.set_engines([engine])
+    service.complete()
+    return App(service)
 
 
 async def ask(app: App, *, leave: bool) -> list[dict[str, Any]]:

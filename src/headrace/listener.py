@@ -1,25 +1,21 @@
-"""The listening socket, bound before anything slow begins, and the HTTP server on it."""
+"""The listening socket, bound before anything slow begins."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import math
 import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import uvicorn
+from .config import ServerSettings
+from .errors import HeadraceError
 
-from ..config import ServerSettings
-from ..errors import HeadraceError
-from .app import App
-from .connection import Connection, has_unread
+BACKLOG = 2048
+"""Connections that the system holds until they are accepted."""
 
-_BACKLOG = 2048
 _MAX_UDS_PATH = 107
 _PROBE_S = 0.5
 
@@ -53,11 +49,18 @@ def bind(settings: ServerSettings) -> socket.socket:
     """
     if settings.uds is not None:
         return _bind_unix(settings.uds)
-    where = f"{settings.host}:{settings.port}"
+    return bind_tcp(settings.host, settings.port)
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        BindError: The address is in use, not this machine's, or not allowed.
+    """
+    where = f"{host}:{port}"
     try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no such host"
         raise BindError(f"cannot listen on {where}: {reason}") from None
@@ -66,7 +69,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         hint = "; another server has it" if error.errno == errno.EADDRINUSE else ""
@@ -114,7 +117,7 @@ def _bind_unix(path: str) -> socket.socket:
     try:
         _remove_stale(path)
         listener.bind(path)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise BindError(f"cannot listen on {path}: {os.strerror(error.errno or 0)}") from None
@@ -139,46 +142,3 @@ def _remove_stale(path: str) -> None:
         except (TimeoutError, BlockingIOError):
             pass  # it listens, but is too busy to accept
     raise BindError(f"cannot listen on {path}: another server has it")
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn, with its signals left to us.
-
-    Args:
-        app: What to serve.
-        settings: Timeouts.
-    """
-
-    def __init__(self, app: App, settings: ServerSettings) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Connection.limited(settings.limits),
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=_BACKLOG,
-                timeout_keep_alive=max(1, round(settings.limits.keep_alive_s)),
-                # Answers come first: at drain_timeout_s the engines give up what is left.
-                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
-            )
-        )
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener and wait for the answers; what the system accepted is taken first."""
-        for listener in sockets or []:
-            for _ in range(_BACKLOG):
-                if not has_unread(listener.fileno()):
-                    break
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone: the server's life cycle is ours."""
-        yield

@@ -1,0 +1,455 @@
+"""Batches in worker processes of this machine: started, watched, and replaced.
+
+Each seat holds one worker. When that dies, hangs or is to be recycled, another takes the seat; for
+a while after a recycling two share it: the new one, and the old one that finishes what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..batching import Batch
+from ..card import ModelCard
+from ..clock import NEVER, Cancellable, Instant, system_clock
+from ..config import Limits
+from ..wire import Cards, Connection, Setup
+from ..workers.mark import examine
+from .base import Events, Loss, ReplicaStatus
+from .launcher import Launch, Worker
+from .memory import oom_kills
+from .restarts import Restarts
+from .socket import Metrics, Peer, SocketExecutor
+from .verdict import Death, verdict
+
+NONCE_BYTES = 32
+LAST_WORDS_S = 0.05
+"""How long a dead worker's connection may stay open before it counts as over: a child that the
+user's code has forked may hold it."""
+RSS_EVERY_S = 1.0
+KILL_TIMEOUT_S = 5.0
+"""How long the system may take to end a process that was killed."""
+FATAL = ("config", "load")
+"""Causes that a second try does not change, as long as none has succeeded."""
+
+_log = logging.getLogger(__name__)
+
+
+class Life:
+    """One worker, from its start to its end.
+
+    Attributes:
+        number: What the engine calls it.
+        seat: Whose place it holds.
+        state: "starting", "ready", "draining" or "ended".
+    """
+
+    def __init__(self, number: int, seat: Seat, worker: Worker, peer: Peer) -> None:
+        self.number = number
+        self.seat = seat
+        self.worker = worker
+        self.peer = peer
+        self.state = "starting"
+        self.began = system_clock()
+        self.expected_at: Instant = NEVER
+        self.items = 0
+        self.killed_for = ""
+        self.retired_for = ""
+        self.oom_kills = oom_kills()
+        self.rss_looked_at = self.began
+        self.has_exited = False
+        self.is_disconnected = False
+        self.timer: Cancellable | None = None
+
+        self.was_ready = False
+
+
+class Seat:
+    """The place of one replica."""
+
+    def __init__(self, place: int, number: int) -> None:
+        self.place = place
+        self.number = number
+        self.restarts = Restarts()
+        self.life: Life | None = None
+        self.successor: Life | None = None
+        self.timer: Cancellable | None = None
+
+
+class ProcessExecutor(SocketExecutor):
+    """Runs each replica in a process of its own.
+
+    Args:
+        target: What the workers import.
+        model: Which of the target's models; empty for its first.
+        replicas: How many.
+        launch: The workers' share of the machine.
+        limits: Of requests.
+        batching: The operator's, in place of the model's own.
+        metrics: Takes what the model counts in its workers.
+        on_cards: Called once, with all models of the target.
+        on_start_failed: Called with the reason, and whether it is a wrong target or setting,
+            while there is no engine to tell.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        model: str = "",
+        replicas: int = 1,
+        launch: Launch,
+        limits: Limits | None = None,
+        batching: Mapping[str, Any] | None = None,
+        metrics: Metrics | None = None,
+        on_cards: Callable[[tuple[ModelCard, ...]], None] = lambda cards: None,
+        on_start_failed: Callable[[str, bool], None] = lambda reason, is_config: None,
+    ) -> None:
+        super().__init__(metrics)
+        self._target = target
+        self._model = model
+        self._launch = launch
+        self._limits = limits or Limits()
+        self._batching = dict(batching or {})
+        self._on_cards: Callable[[tuple[ModelCard, ...]], None] | None = on_cards
+        self._on_start_failed = on_start_failed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seats = [Seat(place, place) for place in range(replicas)]
+        self._lives: dict[int, Life] = {}
+        self._next_number = replicas
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._is_closed = False
+
+    # Start
+
+    def launch(self) -> None:
+        """Start the workers, before there is an event loop: they import meanwhile.
+
+        Raises:
+            OSError: One cannot be started.
+        """
+        for seat in self._seats:
+            if seat.life is None:
+                seat.life = self._spawn(seat, seat.number)
+
+    def attach(self) -> None:
+        """Begin to listen to the workers, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        for life in [*self._lives.values()]:
+            self._watch(life)
+
+    def open(self, events: Events) -> None:
+        self._events = events
+        if self._loop is None:
+            self.launch()
+            self.attach()
+        for life in self._lives.values():
+            life.peer.events = events
+            if life.state == "ready" and life.peer.card is not None:
+                events.ready(life.number, life.peer.card)
+            else:
+                events.status(life.number, ReplicaStatus("starting", "loading"))
+
+    def _spawn(self, seat: Seat, number: int) -> Life:
+        worker = Worker(self._target, seat.place, len(self._seats), self._launch)
+        setup = Setup(
+            limits=self._limits,
+            batching=self._batching,
+            model=self._model,
+            replica=seat.place,
+        )
+        connection = Connection(
+            "front",
+            secret=worker.secret,
+            nonce=os.urandom(NONCE_BYTES),
+            setup=setup,
+        )
+        life = Life(number, seat, worker, Peer(number, connection, self))
+        life.expected_at = _back_soon(seat)
+        life.peer.events = self._events
+        self._lives[number] = life
+        self.peers[number] = life.peer
+        if self._loop is not None:
+            self._watch(life)
+        if self._events is not None:
+            self._events.status(number, ReplicaStatus("starting", "loading"))
+        return life
+
+    def _watch(self, life: Life) -> None:
+        loop = self._loop
+        assert loop is not None
+        loop.add_reader(life.worker.pid_fd, self._exited, life)
+        connecting = loop.create_unix_connection(lambda: life.peer, sock=life.worker.share_socket())
+        task = loop.create_task(connecting)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # What the peers tell
+
+    def carded(self, peer: Peer, cards: Cards) -> None:
+        if self._on_cards is not None:
+            on_cards, self._on_cards = self._on_cards, None
+            on_cards(cards.cards)
+
+    def is_ready(self, peer: Peer) -> None:
+        life = self._lives[peer.replica]
+        if life.state != "starting":
+            return
+        life.state, life.was_ready = "ready", True
+        life.seat.restarts.was_ready(system_clock() - life.began)
+        if self._events is not None and peer.card is not None:
+            self._events.ready(life.number, peer.card)
+        if life is life.seat.successor:
+            self._succeed(life.seat)
+
+    def broken(self, peer: Peer, reason: str) -> None:
+        if self._events is not None:
+            seat = self._lives[peer.replica].seat
+            self._events.unready(peer.replica, reason, min(self._back_at, _back_soon(seat)))
+
+    def batch_ended(self, peer: Peer, batch: Batch) -> None:
+        life = self._lives[peer.replica]
+        life.items += batch.count
+        if life.state == "draining":
+            self._stop_if_idle(life)
+        elif self._is_worn(life) and not self._is_recycling:
+            self._recycle(life)
+
+    def disconnected(self, peer: Peer, error: Exception | None) -> None:
+        life = self._lives.get(peer.replica)
+        if life is None:
+            return
+        life.is_disconnected = True
+        if life.has_exited:
+            self._ended(life)
+            return
+        if peer.error is not None:
+            life.killed_for = "protocol"
+        # It cannot be told anything any more; its end is what is waited for.
+        life.worker.kill()
+
+    # Ends
+
+    def _exited(self, life: Life) -> None:
+        """The process has ended; what it has said may still be on the way."""
+        assert self._loop is not None
+        self._loop.remove_reader(life.worker.pid_fd)
+        life.worker.kill()  # its children
+        life.has_exited = True
+        if life.is_disconnected:
+            self._ended(life)
+        else:
+            self._loop.call_later(LAST_WORDS_S, self._hang_up, life)
+
+    def _hang_up(self, life: Life) -> None:
+        if not life.is_disconnected and not self._is_closed:
+            life.peer.abort()
+
+    def _ended(self, life: Life) -> None:
+        """Tell of a worker's end, and see to its seat."""
+        if self._is_closed or self._lives.pop(life.number, None) is None:
+            return
+        if life.timer is not None:
+            life.timer.cancel()
+        loss, crash = self._examine(life)
+        life.worker.close()
+        self._forget(life.peer)
+        if life.retired_for and not life.peer.batches:
+            if self._events is not None:
+                self._events.retired(life.number, life.retired_for)
+            return
+        extra = {"target": self._target, "replica": life.number, "reason": loss.reason}
+        _log.error("a worker ended", extra=extra | ({"traceback": crash} if crash else {}))
+        seat = life.seat
+        delay_s = seat.restarts.ended(was_ready=life.was_ready, items=life.items)
+        if not self._was_ever_ready and (loss.cause in FATAL or seat.restarts.is_hopeless):
+            self._fail(life, loss)
+            return
+        is_vacant = self._vacate(seat, life)
+        expected_at = _back_soon(seat) if is_vacant and not delay_s else NEVER
+        if self._events is not None:
+            self._events.lost(life.number, loss, min(expected_at, self._back_at))
+        if is_vacant:
+            self._start_later(seat, delay_s, loss.reason)
+
+    def _vacate(self, seat: Seat, life: Life) -> bool:
+        """Take a worker that has ended out of its seat; whether nobody holds it now."""
+        if seat.successor is life:
+            seat.successor = None
+        elif seat.life is life:
+            seat.life, seat.successor = seat.successor, None
+            return seat.life is None
+        return False
+
+    def _start_later(self, seat: Seat, delay_s: float, reason: str) -> None:
+        assert self._loop is not None
+        if not delay_s:
+            self._start(seat)
+            return
+        if self._events is not None:
+            waits = f"{reason}; the next start is in {delay_s:g} s"
+            self._events.status(seat.number, ReplicaStatus("restarting", waits))
+        seat.timer = self._loop.call_later(delay_s, self._start, seat)
+
+    def _start(self, seat: Seat) -> None:
+        """Put a new worker into an empty seat."""
+        seat.timer = None
+        try:
+            seat.life = self._spawn(seat, seat.number)
+        except OSError as error:
+            _log.error("a worker cannot be started", extra={"reason": str(error)})
+            delay_s = seat.restarts.ended(was_ready=False, items=0)
+            self._start_later(seat, delay_s, f"it cannot be started: {error.strerror}")
+
+    def _fail(self, life: Life, loss: Loss) -> None:
+        """No worker will be ready: say so once, and try no more."""
+        life.seat.life = None
+        if self._events is not None:
+            self._events.start_failed(life.number, loss.reason)
+        else:
+            self._on_start_failed(loss.reason, loss.cause == "config")
+
+    @property
+    def _was_ever_ready(self) -> bool:
+        return any(seat.restarts.was_ever_ready for seat in self._seats)
+
+    @property
+    def _back_at(self) -> Instant:
+        """When the first of the workers that are being started should be ready."""
+        starting = (life for life in self._lives.values() if life.state == "starting")
+        return min((life.expected_at for life in starting), default=NEVER)
+
+    def _examine(self, life: Life) -> tuple[Loss, str]:
+        evidence = examine(life.worker.mark, life.worker.crash_fd)
+        death = Death(
+            exit_code=life.worker.exit_code(),
+            bye=life.peer.bye,
+            killed_for=life.killed_for,
+            is_out_of_memory=oom_kills() > life.oom_kills,
+            evidence=evidence,
+        )
+        return verdict(death, life.peer.batches), evidence.crash
+
+    # Replacing, recycling, scaling
+
+    def replace(self, replica: int) -> bool:
+        life = self._lives.get(replica)
+        if life is not None:
+            life.killed_for = "hung"
+            life.worker.kill()
+        return True
+
+    def scale(self, replicas: int) -> None:
+        """Change the number of replicas, at least 1, while they serve."""
+        while len(self._seats) < replicas:
+            seat = Seat(len(self._seats), self._new_number())
+            self._seats.append(seat)
+            self._start(seat)
+        while len(self._seats) > max(1, replicas):
+            seat = self._seats.pop()
+            if seat.timer is not None:
+                seat.timer.cancel()
+                if self._events is not None:
+                    self._events.retired(seat.number, "scaled")
+            for life in (seat.life, seat.successor):
+                if life is not None:
+                    self._retire(life, "scaled")
+            seat.life = seat.successor = None
+
+    @property
+    def replicas(self) -> int:
+        """How many there are to be."""
+        return len(self._seats)
+
+    def _new_number(self) -> int:
+        self._next_number += 1
+        return self._next_number - 1
+
+    @property
+    def _is_recycling(self) -> bool:
+        return any(seat.successor is not None for seat in self._seats)
+
+    def _is_worn(self, life: Life) -> bool:
+        settings = self._launch.settings
+        if 0 < settings.recycle_after_items <= life.items:
+            return True
+        now = system_clock()
+        if not settings.recycle_memory_bytes or now < life.rss_looked_at + RSS_EVERY_S:
+            return False
+        life.rss_looked_at = now
+        return life.worker.rss_bytes() >= settings.recycle_memory_bytes
+
+    def _recycle(self, life: Life) -> None:
+        """Start another worker for the seat; the old one goes on until that is ready."""
+        try:
+            life.seat.successor = self._spawn(life.seat, self._new_number())
+        except OSError as error:
+            _log.error("a worker cannot be started", extra={"reason": str(error)})
+
+    def _succeed(self, seat: Seat) -> None:
+        """The new worker is ready: the old one is done once it has finished what it has."""
+        old, seat.life, seat.successor = seat.life, seat.successor, None
+        assert seat.life is not None
+        seat.number = seat.life.number
+        if old is not None:
+            self._retire(old, "recycled")
+
+    def _retire(self, life: Life, cause: str) -> None:
+        life.retired_for = cause
+        if life.state == "starting":
+            life.worker.kill()
+            return
+        life.state = "draining"
+        if self._events is not None:
+            self._events.withdrawn(life.number, cause)
+        self._stop_if_idle(life)
+
+    def _stop_if_idle(self, life: Life) -> None:
+        if life.peer.batches or life.timer is not None:
+            return
+        assert self._loop is not None
+        life.peer.drain()
+        timeout_s = self._launch.settings.stop_timeout_s
+        life.timer = self._loop.call_later(timeout_s, life.worker.kill)
+
+    # Stop
+
+    def close(self) -> None:
+        self._is_closed, self._events = True, None
+        for seat in self._seats:
+            if seat.timer is not None:
+                seat.timer.cancel()
+        for life in self._lives.values():
+            if life.timer is not None:
+                life.timer.cancel()
+            if self._loop is not None and not life.has_exited:
+                self._loop.remove_reader(life.worker.pid_fd)
+            life.peer.events = None
+            if life.state == "starting":
+                life.worker.kill()
+            else:
+                life.worker.hang_up()
+            life.peer.abort()
+
+    def join(self, timeout_s: float) -> bool:
+        ends = time.monotonic() + timeout_s
+        for life in self._lives.values():
+            if not life.worker.wait(max(0.0, ends - time.monotonic())):
+                _log.warning(
+                    "a worker did not stop, and was killed", extra={"replica": life.number}
+                )
+            life.worker.kill()
+            life.worker.wait(KILL_TIMEOUT_S)
+            life.worker.close()
+        self._lives.clear()
+        return True
+
+
+def _back_soon(seat: Seat) -> Instant:
+    """When a worker that is started now should be ready."""
+    recovery_s = seat.restarts.recovery_s
+    return NEVER if recovery_s is None else system_clock() + recovery_s

@@ -1,0 +1,59 @@
+"""The HTTP server: uvicorn on a socket that listens already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from ..config import ServerSettings
+from ..listener import BACKLOG
+from .app import App
+from .connection import Connection, has_unread
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, with its signals left to us.
+
+    Args:
+        app: What to serve.
+        settings: Timeouts.
+    """
+
+    def __init__(self, app: App, settings: ServerSettings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection.limited(settings.limits),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=max(1, round(settings.limits.keep_alive_s)),
+                # Answers come first: at drain_timeout_s the engines give up what is left.
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener and wait for the answers; what the system accepted is taken first."""
+        for listener in sockets or []:
+            for _ in range(BACKLOG):
+                if not has_unread(listener.fileno()):
+                    break
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone: the server's life cycle is ours."""
+        yield

@@ -1,0 +1,174 @@
+"""One end of a connection between a server and a worker, without I/O."""
+
+from __future__ import annotations
+
+from ..errors import ConfigError, ProtocolError
+from .coding import KIND_OF, NO_LIMITS, NONCE_BYTES, decode, encode, encode_parts
+from .frames import Chunk, Frame, FrameLimits, FrameReader, Kind
+from .handshake import FrontHandshake, Handshake, WorkerHandshake, frame_limits
+from .ledger import Ledger
+from .messages import Cancel, Challenge, Hello, Message, Parts, Setup, Welcome
+from .states import FRONT, NEXT, WORKER, Side, State
+
+_GREETINGS = (Challenge, Hello, Welcome)
+
+
+class Connection:
+    """One end: bytes in, messages out, and the other way round.
+
+    The owner writes what `opening` returns, reads into `get_buffer`, tells `received` how much,
+    and writes what `take_outgoing` and `send` return.
+
+    Args:
+        side: Which end this is.
+        secret: What both ends know and others do not.
+        nonce: 32 random bytes, never used before.
+        limits: Of frames, once the other side is proven; None for what the server's limits ask
+            for.
+        setup: On the front, what the worker needs to know.
+
+    Attributes:
+        state: How far it is.
+        sent_bytes: Bytes handed out to be written.
+        received_bytes: Bytes taken.
+
+    Raises:
+        ConfigError: There is no secret, the nonce is not of 32 bytes, or the setup cannot be
+            sent.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        secret: bytes,
+        nonce: bytes,
+        limits: FrameLimits | None = None,
+        setup: Setup | None = None,
+    ) -> None:
+        if not secret:
+            raise ConfigError("secret: expected a secret for the worker protocol, got nothing")
+        if len(nonce) != NONCE_BYTES:
+            raise ConfigError(f"nonce: expected {NONCE_BYTES} bytes, got {len(nonce)}")
+        self.state = State.OPENED
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._side: Side = side
+        self._other: Side = WORKER if side == FRONT else FRONT
+        self._nonce = nonce
+        self._handshake: Handshake
+        if side == FRONT:
+            setup = setup or Setup()
+            limits = limits or frame_limits(setup.limits)
+            self._handshake = FrontHandshake(secret, nonce, setup, limits)
+        else:
+            self._handshake = WorkerHandshake(secret, nonce, limits)
+        self._limits = NO_LIMITS
+        self._reader = FrameReader(self._handshake.first_limits)
+        self._ledger = Ledger()
+        self._outgoing: list[Chunk] = []
+        self._error: ProtocolError | None = None
+
+    def opening(self) -> list[Chunk]:
+        """What to write at once: the front's challenge."""
+        return self._say(Challenge(self._nonce)) if self._side == FRONT else []
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes go; never empty.
+
+        Raises:
+            ProtocolError: Again what `received` raised.
+        """
+        self._refuse_after_error()
+        return self._reader.get_buffer()
+
+    def received(self, size: int) -> list[Message]:
+        """The messages that are complete now that `size` bytes came into the buffer.
+
+        They hold copies, no views. Those of the handshake are answered through `take_outgoing`;
+        of them the front is told the `Hello` and the worker the `Welcome`, once proven.
+
+        Raises:
+            ProtocolError: The other side broke the protocol. The connection is closed for good,
+                and each further call raises the same.
+        """
+        self._refuse_after_error()
+        self.received_bytes += size
+        messages = []
+        try:
+            for frame in self._reader.frames(size):
+                message = self._take(frame)
+                if message is not None:
+                    messages.append(message)
+        except ProtocolError as error:
+            self._error = error
+            self.state = State.CLOSED
+            self._outgoing.clear()
+            raise
+        return messages
+
+    def take_outgoing(self) -> list[Chunk]:
+        """What the handshake wants written, once."""
+        chunks, self._outgoing = self._outgoing, []
+        return chunks
+
+    def send(self, message: Message) -> list[Chunk]:
+        """The chunks of a message, for one gathered write.
+
+        Parts are spread over as many frames as the limits ask for, and a value that no frame can
+        hold becomes a failure.
+
+        Raises:
+            ProtocolError: The message may not be sent now, or cannot be written; nothing has
+                changed then. Or the other side broke the protocol before.
+        """
+        self._refuse_after_error()
+        if isinstance(message, _GREETINGS):
+            raise ProtocolError("the handshake is not the owner's to send", side="local")
+        return self._say(message)
+
+    def _say(self, message: Message) -> list[Chunk]:
+        after = self._after(self._side, KIND_OF[type(message)])
+        if isinstance(message, Parts):
+            message, chunks = encode_parts(message, self._limits)
+        else:
+            chunks = encode(message, self._limits)
+        self._ledger.book(message, "local")
+        self.state = after
+        self.sent_bytes += sum(map(len, chunks))
+        return chunks
+
+    def _take(self, frame: Frame) -> Message | None:
+        """What the owner is to know of a frame."""
+        after = self._after(self._other, frame.kind)
+        if frame.kind <= Kind.WELCOME:
+            return self._greet(frame, after)
+        message = decode(frame)
+        self._ledger.book(message, "remote")
+        self.state = after
+        if isinstance(message, Cancel) and message.batch not in self._ledger:
+            return None
+        return message
+
+    def _greet(self, frame: Frame, after: State) -> Message | None:
+        step = self._handshake.take(frame)
+        self.state = after
+        if step.reply is not None:
+            self._outgoing += self._say(step.reply)
+        if step.message is not None:
+            self._limits = step.limits
+        self._reader.limits = step.limits
+        return step.message
+
+    def _after(self, sender: Side, kind: int) -> State:
+        try:
+            return NEXT[self.state, sender, kind]
+        except KeyError:
+            name, state = Kind(kind).name.lower(), self.state.value
+            raise ProtocolError(
+                f"the {sender} may not send {name} to a connection that is {state}",
+                side="local" if sender == self._side else "remote",
+            ) from None
+
+    def _refuse_after_error(self) -> None:
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,105 @@
+"""Which batches are open on a connection, and what is still owed of each. Both ends keep one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..call import Value
+from ..errors import ProtocolError
+from .messages import End, Part, Parts, Run, Started
+
+
+class _Open:
+    """A batch that has not ended.
+
+    Attributes:
+        owed: Indexes of the items whose last part has not come.
+        started: Whether the worker has begun, or its parts say so.
+        set_aside: Whether its predict failed.
+    """
+
+    __slots__ = ("owed", "set_aside", "started")
+
+    def __init__(self, owed: set[int]) -> None:
+        self.owed = owed
+        self.started = False
+        self.set_aside = False
+
+
+class Ledger:
+    """Books the messages of batches; a message that is refused leaves it as it was."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Open] = {}
+
+    def __contains__(self, batch: int) -> bool:
+        return batch in self._open
+
+    def book(self, message: object, side: Literal["local", "remote"]) -> None:
+        """Take note of a message that is sent or was received.
+
+        Args:
+            message: Those that are not of batches are passed over.
+            side: Who is at fault if it breaks a rule.
+
+        Raises:
+            ProtocolError: It does not fit what went before.
+        """
+        try:
+            if isinstance(message, Parts):
+                self._parts(message)
+            elif isinstance(message, Run):
+                self._run(message)
+            elif isinstance(message, Started):
+                self._started(message)
+        except _Breach as breach:
+            raise ProtocolError(str(breach), side=side) from None
+
+    def _run(self, run: Run) -> None:
+        indexes = [item.index for item in run.items]
+        owed = set(indexes)
+        if run.batch in self._open:
+            raise _Breach(f"batch {run.batch} is open already")
+        if indexes != sorted(owed):
+            raise _Breach(f"the items of batch {run.batch} are not in ascending order")
+        self._open[run.batch] = _Open(owed)
+
+    def _started(self, started: Started) -> None:
+        batch = self._find(started.batch)
+        if batch.started and not batch.set_aside:
+            raise _Breach(f"batch {started.batch} was started already")
+        batch.started = True
+
+    def _parts(self, message: Parts) -> None:
+        batch = self._find(message.batch)
+        owed = set(batch.owed)
+        for part in message.parts:
+            if part.index not in owed:
+                raise _Breach(f"batch {message.batch} is owed no part of item {part.index}")
+            if is_last(part):
+                owed.remove(part.index)
+        if message.end is End.ENDED:
+            if owed:
+                raise _Breach(f"batch {message.batch} ended with {len(owed)} items unanswered")
+            del self._open[message.batch]
+        elif message.end is End.SET_ASIDE:
+            if batch.set_aside:
+                raise _Breach(f"batch {message.batch} was set aside already")
+            batch.set_aside = True
+        batch.owed = owed
+        batch.started = True
+
+    def _find(self, batch: int) -> _Open:
+        try:
+            return self._open[batch]
+        except KeyError:
+            raise _Breach(f"batch {batch} is not open") from None
+
+
+class _Breach(Exception):
+    """Which rule a message breaks."""
+
+
+def is_last(part: Part) -> bool:
+    """Whether an item is done: a failure or a skip always ends it."""
+    return part.last or type(part.outcome) is not Value

@@ -1,0 +1,209 @@
+"""What a server (the front) and a worker say to each other."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Annotated
+
+import msgspec
+
+from ..call import Outcome, Payload
+from ..card import ModelCard
+from ..config import Limits
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """Front: prove that you know the secret, with these 32 random bytes."""
+
+    nonce: bytes
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """Worker: here is the proof; now prove the same to me.
+
+    Attributes:
+        capabilities: A bit for each that the worker has; none is defined yet.
+        nonce: 32 random bytes.
+        proof: See docs/wire.md.
+    """
+
+    capabilities: int
+    nonce: bytes
+    proof: bytes
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs to know beyond its target.
+
+    Attributes:
+        limits: Those of the server.
+        batching: Fields of `Batching` that override every model's own.
+        model: The name of the model to run; empty for the target's first.
+        replica: Which of the model's replicas this worker is.
+    """
+
+    limits: Limits = Limits()
+    batching: dict[str, int | float] = {}
+    model: str = ""
+    replica: int = 0
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """Front: here is my proof, and what you need to know."""
+
+    proof: bytes
+    setup: Setup
+
+
+class Cards(msgspec.Struct, frozen=True):
+    """Worker: the models of my target, and the place among them of the one that I run."""
+
+    cards: tuple[ModelCard, ...]
+    serves: int
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Worker: loaded and warm, I take batches."""
+
+
+class RunItem(msgspec.Struct, frozen=True):
+    """One item of a batch.
+
+    Attributes:
+        index: Its name within the batch.
+        payload: Its key and cost stay with the front.
+        left_s: Seconds until its deadline; infinite if it has none.
+    """
+
+    index: int
+    payload: Payload
+    left_s: float = math.inf
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Front: run this batch after what you have.
+
+    Attributes:
+        batch: An id that no open batch of this connection has.
+        items: In ascending order of their indexes, which need not be contiguous.
+    """
+
+    batch: int
+    items: tuple[RunItem, ...]
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Worker: I work on this batch from now on, or again on one that was set aside."""
+
+    batch: int
+
+
+class End(enum.IntEnum):
+    """What becomes of a batch after these parts."""
+
+    OPEN = 0
+    """More of its parts follow."""
+    ENDED = 1
+    """Every item has had its last part; the id is free."""
+    SET_ASIDE = 2
+    """Its predict failed: the slot is free, the rest follows in turn with other batches."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What comes back for an item, or a part of it.
+
+    Attributes:
+        index: The item's name within the batch.
+        outcome: None for an item that was skipped, since nobody wanted it.
+        last: Whether the item is done. Only a value can be followed by more.
+    """
+
+    index: int
+    outcome: Outcome | None
+    last: bool = True
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Worker: outcomes of a batch's items.
+
+    Values come first, then failures, then skipped items: that is their order on the wire.
+    """
+
+    batch: int
+    parts: tuple[Part, ...]
+    end: End = End.OPEN
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Front: nobody wants this item any more."""
+
+    batch: int
+    index: int
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Front: send your statistics."""
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One measured value.
+
+    Attributes:
+        name: The family's name, with a suffix where the kind has them.
+        labels: What it was measured for.
+        value: It may be infinite or NaN.
+    """
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Family(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One metric with all its samples; the words are those of Prometheus."""
+
+    name: str
+    kind: str
+    doc: str
+    unit: str
+    samples: Annotated[tuple[Sample, ...], msgspec.Meta(max_length=65536)]
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Worker: what I have counted."""
+
+    families: tuple[Family, ...]
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Front: finish what you have, unload, and say bye."""
+
+
+class Bye(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Either side: this is my last message, and why.
+
+    Attributes:
+        code: A stable word, such as the code of an error.
+        reason: For the operator.
+    """
+
+    code: str
+    reason: str
+
+
+Message = (
+    Challenge
+    | Hello
+    | Welcome
+    | Cards
+    | Ready
+    | Run
+    | Started
+    | Parts
+    | Cancel
+    | Ask
+    | Stats
+    | Drain
+    | Bye
+)

@@ -1,0 +1,105 @@
+"""A worker's end of its connection: blocking, and one read or write for all that is there."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from ..wire import Connection, Message
+
+Chunks = Sequence[Any]
+"""Buffers that go out one behind the other."""
+
+
+class Channel:
+    """Messages over a socket.
+
+    One thread at a time reads, and it is the one that writes.
+
+    Args:
+        sock: Connected.
+        connection: The protocol's state.
+    """
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._socket = sock
+        self._connection = connection
+        self._out: list[Any] = list(connection.opening())
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+        os.close(self._wake)
+
+    def receive(self, *, block: bool = True) -> list[Message] | None:
+        """What has come, at least one read's worth; None at the end of the connection.
+
+        Raises:
+            ProtocolError: The other end broke the protocol.
+        """
+        try:
+            size = self._read(self._connection.get_buffer(), block)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return []
+        except OSError:
+            return None
+        if not size:
+            return None
+        messages = self._connection.received(size)
+        if outgoing := self._connection.take_outgoing():
+            self._out += outgoing
+            self.flush()
+        return messages
+
+    def put(self, message: Message) -> None:
+        """Say something with the next `flush`."""
+        self._out += self._connection.send(message)
+
+    def flush(self) -> None:
+        """Write all that was put, in one go; an end of the connection is for `receive` to tell."""
+        out, self._out = self._out, []
+        if not out:
+            return
+        try:
+            self._socket.sendall(out[0] if len(out) == 1 else b"".join(out))
+        except OSError:
+            pass
+
+    def wait(self, *, block: bool) -> tuple[bool, bool]:
+        """Wait for the socket or for `wake`; which of them came."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return True, self._is_woken(block=False)
+        ready = {fd for fd, _ in self._poll.poll(None if block else 0)}
+        is_woken = self._wake in ready
+        if is_woken:
+            os.eventfd_read(self._wake)
+        return self._socket.fileno() in ready, is_woken
+
+    def wake(self) -> None:
+        """Let `wait` return; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def _is_woken(self, *, block: bool) -> bool:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _read(self, buffer: memoryview, block: bool) -> int:
+        if isinstance(self._socket, ssl.SSLSocket):
+            if not block and not self._socket.pending() and not self.wait(block=False)[0]:
+                return self._nothing()
+            return self._socket.recv_into(buffer)
+        return self._socket.recv_into(buffer, 0, 0 if block else socket.MSG_DONTWAIT)
+
+    def _nothing(self) -> int:
+        raise BlockingIOError

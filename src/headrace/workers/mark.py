@@ -1,0 +1,83 @@
+"""What a worker is at, in memory that it shares with the front: evidence, should it die.
+
+Eight unsigned 64-bit numbers. Each is written by one thread at a time and read only once the
+worker is dead, so there is nothing to lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import MutableSequence
+from typing import NamedTuple
+
+ITEM, PREDICTING, HANDLED, PREDICTED, MAIN_THREAD, HANDLER_THREAD, EXITING = range(7)
+_SLOTS = 8
+_SIZE = _SLOTS * 8
+
+MAX_CRASH_BYTES = 16 * 1024
+"""What is read of a crash's report."""
+
+_CRASHED = re.compile(rb"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
+
+
+def create_memory(name: str) -> int:
+    """A file descriptor of memory that has no name on any disk."""
+    return os.memfd_create(f"headrace-{name}", os.MFD_CLOEXEC)
+
+
+class Mark:
+    """The numbers, as one side has them mapped.
+
+    Attributes:
+        slots: By the constants of this module.
+
+    Args:
+        fd: Of the memory.
+    """
+
+    def __init__(self, fd: int) -> None:
+        if os.fstat(fd).st_size < _SIZE:
+            os.ftruncate(fd, _SIZE)
+        self._map = mmap.mmap(fd, _SIZE)
+        self.slots: MutableSequence[int] = memoryview(self._map).cast("Q")
+
+    @property
+    def replica_slots(self) -> MutableSequence[int]:
+        """The two that `Replica` writes."""
+        return self.slots[ITEM : PREDICTING + 1]
+
+
+class Evidence(NamedTuple):
+    """What a dead worker was at.
+
+    Attributes:
+        item: The (batch, index) that it decoded, preprocessed, postprocessed or encoded.
+        batch: The batch that it predicted.
+        crash: The interpreter's report of a fatal signal; empty if there is none.
+    """
+
+    item: tuple[int, int] | None = None
+    batch: int | None = None
+    crash: str = ""
+
+
+def examine(mark: Mark, crash_fd: int) -> Evidence:
+    """Read what a dead worker left behind.
+
+    Where it was at two things at once, the thread that crashed tells which of them it was; only
+    a death that leaves no trace, such as SIGKILL, leaves both.
+    """
+    slots = mark.slots
+    item = (slots[HANDLED], slots[ITEM] - 1) if slots[ITEM] else None
+    batch = slots[PREDICTED] if slots[PREDICTING] else None
+    report = os.pread(crash_fd, MAX_CRASH_BYTES, 0)
+    found = _CRASHED.search(report)
+    culprit = int(found[1], 16) if found else slots[EXITING]
+    if culprit and item is not None and batch is not None:
+        if culprit == slots[HANDLER_THREAD]:
+            batch = None
+        else:
+            item = None
+    return Evidence(item, batch, report.decode(errors="replace"))

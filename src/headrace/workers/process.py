@@ -1,0 +1,55 @@
+"""What a worker does to its own process before the user's code comes in."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import threading
+from typing import Any, NoReturn
+
+from .mark import EXITING, HANDLER_THREAD, MAIN_THREAD, Mark
+from .start import Start
+
+_PR_SET_PDEATHSIG = 1
+
+
+def take_over(start: Start, mark: Mark) -> None:
+    """Tie the process to its front, give it its share of the machine, and note its end."""
+    if start.parent is not None:
+        _die_with(start.parent)
+    # ^C on a terminal is the front's to handle: it tells its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if start.niceness:
+        os.nice(start.niceness)
+    if start.cpus is not None:
+        os.sched_setaffinity(0, start.cpus)
+    if start.crash_fd is not None:
+        faulthandler.enable(start.crash_fd, all_threads=False)
+        # A child of the user's that crashes is not this process.
+        os.register_at_fork(after_in_child=faulthandler.disable)
+    _note_exits(mark)
+
+
+def _die_with(parent: int) -> None:
+    """Be killed when the parent dies, whatever this process is in the middle of."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)  # it died before that was set
+
+
+def _note_exits(mark: Mark) -> None:
+    """Note which thread calls `os._exit`: nothing else would tell."""
+    slots, own, leave = mark.slots, os.getpid(), os._exit
+    slots[MAIN_THREAD] = threading.get_ident()
+    slots[HANDLER_THREAD] = 0
+
+    def noted_exit(status: int) -> NoReturn:
+        if os.getpid() == own:
+            slots[EXITING] = threading.get_ident()
+        leave(status)
+
+    noted: Any = noted_exit
+    os._exit = noted
