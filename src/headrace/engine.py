@@ -228,7 +228,11 @@ class Engine:
         if batch.started_at is not None:
             self.counts.batch_s.observe(now - batch.started_at)
         self._batcher.ended(now, batch)
-        self._pass_soon()
+        if self._batcher.has_full_batch:
+            # It cannot grow, and the answers that are about to be written take their time.
+            self._pass()
+        else:
+            self._pass_soon()
 
     def lost(self, replica: int, loss: Loss, back_at: Instant = NEVER) -> None:
         self.counts.restarts[loss.cause] += 1

@@ -163,14 +163,15 @@ class Served:
         return wire
 
     def metric(self, name: str, **labels: str) -> float:
-        """A sample's value; 0 if there is none."""
+        """The sum of the samples that have these labels; 0 if there is none."""
+        total = 0.0
         for line in self.get("/metrics").text.splitlines():
             named, _, value = line.rpartition(" ")
             if re.split("[{ ]", named)[0] == name and all(
                 f'{key}="{text}"' in named for key, text in labels.items()
             ):
-                return float(value)
-        return 0.0
+                total += float(value)
+        return total
 
     def set(self, name: str) -> None:
         """Make a file that a model waits for."""
@@ -228,41 +229,46 @@ _READY = re.compile(r"is ready on (\S+)")
 
 
 class Serve(Protocol):
-    """Starts a server of models of `tests/e2e/models.py`."""
+    """Starts a server of some of a file's models."""
 
     def __call__(
         self,
         *names: str,
-        executor: str = "thread",
+        executor: str = "process",
         uds: Path | None = None,
         is_ready: bool = True,
         stdout: int = subprocess.PIPE,
+        env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Served: ...
 
 
-def starter(folder: Path, servers: list[Served]) -> Serve:
+def starter(folder: Path, servers: list[Served], models: Path = MODELS) -> Serve:
     """A `Serve` whose servers are to be stopped by the caller."""
 
     def serve(
         *names: str,
-        executor: str = "thread",
+        executor: str = "process",
         uds: Path | None = None,
         is_ready: bool = True,
         stdout: int = subprocess.PIPE,
+        env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Served:
         own = Path(tempfile.mkdtemp(dir=folder))
+        temporary = own / "tmp"
+        temporary.mkdir()
         place = ["--port", "0"] if uds is None else ["--uds", str(uds)]
         for key, value in settings.items():
             place += ["--set", f"{key.replace('__', '.')}={value}"]
         command = [sys.executable, "-m", "headrace", "serve", "--executor", executor]
         process = subprocess.Popen(
-            [*command, "--log-format", "json", *place, *(f"{MODELS}:{name}" for name in names)],
+            [*command, "--log-format", "json", *place, *(f"{models}:{name}" for name in names)],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, FOLDER: str(own)},
+            errors="replace",
+            env={**os.environ, FOLDER: str(own), "TMPDIR": str(temporary), **(env or {})},
         )
         served = Served(process, own, uds, "http://x")
         servers.append(served)
@@ -293,7 +299,7 @@ def uds(short_folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=short_folder)) / "s"
 
 
-EXECUTORS = ("thread", "inline")
+EXECUTORS = ("process", "thread", "inline")
 
 
 @pytest.fixture(params=EXECUTORS)

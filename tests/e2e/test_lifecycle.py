@@ -67,6 +67,15 @@ def test_a_model_that_never_gets_ready_ends_the_server_with_4_and_a_reason(
     assert server.output == []
 
 
+def test_a_target_that_is_not_there_ends_the_server_with_2_and_a_hint(
+    serve: Serve, executor: str
+) -> None:
+    server = serve("Scriptet", executor=executor, is_ready=False)
+    assert server.exit_code() == 2
+    assert "has no Scriptet; did you mean Scripted?" in "".join(server.log_lines)
+    assert server.output == []
+
+
 @pytest.mark.slow
 def test_a_start_that_takes_too_long_ends_with_4(serve: Serve, executor: str) -> None:
     server = serve("SlowToLoad", executor=executor, is_ready=False, start_timeout_s=0.3)
@@ -174,7 +183,7 @@ def test_sigterm_with_64_in_flight_answers_them_all_and_exits_with_0(
     server = serve("Scripted", executor=executor)
     idle = [server.wire() for _ in range(10)]
     wires = in_flight(server, 64, 0.03)
-    if executor == "thread":
+    if executor != "inline":
         running = "headrace_http_requests_in_flight"
         done = "headrace_http_requests_total"
         eventually(lambda: server.metric(running) + server.metric(done) >= 64, "all 64 to be read")
@@ -292,7 +301,7 @@ def test_a_request_during_the_drain_is_answered_and_its_connection_closed(serve:
 def test_a_hung_replica_on_a_thread_is_told_at_livez_and_ends_the_server_with_5(
     serve: Serve,
 ) -> None:
-    server = serve("Scripted", "Size", limits__predict_timeout_s=0.5)
+    server = serve("Scripted", "Size", executor="thread", limits__predict_timeout_s=0.5)
     with ThreadPoolExecutor(1) as pool:
         hung = pool.submit(server.predict, 7, do="hang")
         eventually(lambda: 7 in server.ran(), "it to run")

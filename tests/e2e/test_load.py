@@ -25,7 +25,7 @@ def occupy(server: Served, wires: list[Wire]) -> None:
 
 @pytest.fixture
 def busy(serve: Serve) -> Served:
-    """A server on a thread whose replica is busy until it is told to go on."""
+    """A server whose replica is busy until it is told to go on."""
     server = serve("Scripted", limits__max_queue_items=8)
     wires: list[Wire] = []
     occupy(server, wires)
@@ -140,7 +140,6 @@ def test_one_models_load_does_not_stop_another(serve: Serve) -> None:
     assert wires[0].answer().json() == 1802
 
 
-@pytest.mark.parametrize("executor", ["thread", "inline"])
 def test_what_is_read_at_once_shares_a_batch_up_to_its_size(serve: Serve, executor: str) -> None:
     server = serve("Scripted", executor=executor)
     body = {"instances": [{"n": n} for n in range(1, 11)]}

@@ -259,6 +259,12 @@ class Batcher:
         return self.back_at < NEVER
 
     @property
+    def has_full_batch(self) -> bool:
+        """Whether a batch waits that would not grow any more."""
+        buckets = self.queue.buckets.values()
+        return any(bucket.fills(self._max_size, self._max_cost) for bucket in buckets)
+
+    @property
     def running(self) -> Iterator[Item]:
         """The items that replicas work on and that somebody waits for."""
         return (item for item in self._live.values() if item.state is RUNNING)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from ..config import Workers
@@ -61,27 +63,26 @@ class Worker:
 
     def __init__(self, target: str, seat: int, seats: int, launch: Launch) -> None:
         self.secret = secrets.token_bytes(SECRET_BYTES)
-        self._fds = [create_memory("mark"), create_memory("crash")]
-        try:
-            self.mark = Mark(self._fds[0])
-            self.crash_fd = self._fds[1]
+        with ExitStack() as held:
+            mark_fd, self.crash_fd = (_memory(name, held) for name in ("mark", "crash"))
+            self.mark = Mark(mark_fd)
+            held.callback(self.mark.close)
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:
-            self._close_fds()
-            raise
-        try:
-            self._process = self._spawn(target, seat, seats, launch, theirs)
-            self.pid_fd = os.pidfd_open(self._process.pid)
-        except OSError:
-            self._socket.close()
-            self._close_fds()
-            raise
-        finally:
-            theirs.close()
+            held.enter_context(self._socket)
+            with theirs:
+                self._lent: socket.socket | None = self._socket.dup()
+                held.callback(self._close_lent)
+                shared = (theirs.fileno(), mark_fd, self.crash_fd)
+                self._process = _spawn(target, self.secret, seat, seats, launch, shared)
+            self.pid_fd = _pid_fd(self._process)
+            held.callback(os.close, self.pid_fd)
+            self._held = held.pop_all()
 
     def share_socket(self) -> socket.socket:
-        """Connected to the worker; the caller's to close."""
-        return self._socket.dup()
+        """Connected to the worker; the caller's to close. It is to be had once."""
+        lent, self._lent = self._lent, None
+        assert lent is not None
+        return lent
 
     def hang_up(self) -> None:
         """Let the worker see the end of the connection, once it has read what was sent."""
@@ -110,51 +111,72 @@ class Worker:
         if self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # should it have left its group
+                signal.pidfd_send_signal(self.pid_fd, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; False if it runs on."""
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        """Wait for its end; False if it runs on. What it has spawned can still be killed after."""
+        poll = select.poll()
+        poll.register(self.pid_fd, select.POLLIN)
+        return bool(poll.poll(math.ceil(timeout_s * 1000)))
 
     def close(self) -> None:
         """Give back what this side holds; the process has ended."""
-        os.close(self.pid_fd)
-        self._socket.close()
-        self._close_fds()
+        self._process.poll()
+        self._held.close()
 
-    def _close_fds(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = []
+    def _close_lent(self) -> None:
+        if self._lent is not None:
+            self._lent.close()
 
-    def _spawn(
-        self, target: str, seat: int, seats: int, launch: Launch, theirs: socket.socket
-    ) -> subprocess.Popen[bytes]:
-        settings = launch.settings
-        cpus = sorted(os.sched_getaffinity(0))
-        start = Start(
-            secret=self.secret,
-            fd=theirs.fileno(),
-            mark_fd=self._fds[0],
-            crash_fd=self._fds[1],
-            parent=os.getpid(),
-            cpus=cpus_of(seat, seats, cpus) if settings.pin_cpus else None,
-            niceness=settings.niceness,
-            devices=settings.devices,
-            seat=seat,
-            log_level=launch.log_level,  # type: ignore[arg-type]  # checked where it was set
-            log_format=launch.log_format,  # type: ignore[arg-type]  # as above
-        )
-        return subprocess.Popen(
-            [sys.executable, "-m", "headrace.workers", target],
-            env=environment(os.environ, start, settings, seat, seats, cpus),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno(), *self._fds],
-            process_group=0,
-        )
+
+def _memory(name: str, held: ExitStack) -> int:
+    fd = create_memory(name)
+    held.callback(os.close, fd)
+    return fd
+
+
+def _pid_fd(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _spawn(
+    target: str,
+    secret: bytes,
+    seat: int,
+    seats: int,
+    launch: Launch,
+    shared: tuple[int, int, int],
+) -> subprocess.Popen[bytes]:
+    """Start a worker with its ends of the socket, the mark and the crash report."""
+    settings = launch.settings
+    cpus = sorted(os.sched_getaffinity(0))
+    fd, mark_fd, crash_fd = shared
+    start = Start(
+        secret=secret,
+        fd=fd,
+        mark_fd=mark_fd,
+        crash_fd=crash_fd,
+        parent=os.getpid(),
+        cpus=cpus_of(seat, seats, cpus) if settings.pin_cpus else None,
+        niceness=settings.niceness,
+        devices=settings.devices,
+        seat=seat,
+        log_level=launch.log_level,  # type: ignore[arg-type]  # checked where it was set
+        log_format=launch.log_format,  # type: ignore[arg-type]  # as above
+    )
+    return subprocess.Popen(
+        [sys.executable, "-m", "headrace.workers", target],
+        env=environment(os.environ, start, settings, seat, seats, cpus),
+        stdin=subprocess.DEVNULL,
+        pass_fds=shared,
+        process_group=0,
+    )
 
 
 def environment(

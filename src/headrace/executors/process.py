@@ -15,21 +15,22 @@ from typing import Any
 
 from ..batching import Batch
 from ..card import ModelCard
-from ..clock import NEVER, Cancellable, Instant, system_clock
+from ..clock import NEVER, Instant, system_clock
 from ..config import Limits
 from ..wire import Cards, Connection, Setup
 from ..workers.mark import examine
 from .base import Events, Loss, ReplicaStatus
 from .launcher import Launch, Worker
 from .memory import oom_kills
-from .restarts import Restarts
+from .restarts import FIRST_DELAY_S
+from .seats import Life, Seat
 from .socket import Metrics, Peer, SocketExecutor
 from .verdict import Death, verdict
 
 NONCE_BYTES = 32
 LAST_WORDS_S = 0.05
 """How long a dead worker's connection may stay open before it counts as over: a child that the
-user's code has forked may hold it."""
+user's code has forked may hold it. As long may a worker live on without its connection."""
 RSS_EVERY_S = 1.0
 KILL_TIMEOUT_S = 5.0
 """How long the system may take to end a process that was killed."""
@@ -37,47 +38,6 @@ FATAL = ("config", "load")
 """Causes that a second try does not change, as long as none has succeeded."""
 
 _log = logging.getLogger(__name__)
-
-
-class Life:
-    """One worker, from its start to its end.
-
-    Attributes:
-        number: What the engine calls it.
-        seat: Whose place it holds.
-        state: "starting", "ready", "draining" or "ended".
-    """
-
-    def __init__(self, number: int, seat: Seat, worker: Worker, peer: Peer) -> None:
-        self.number = number
-        self.seat = seat
-        self.worker = worker
-        self.peer = peer
-        self.state = "starting"
-        self.began = system_clock()
-        self.expected_at: Instant = NEVER
-        self.items = 0
-        self.killed_for = ""
-        self.retired_for = ""
-        self.oom_kills = oom_kills()
-        self.rss_looked_at = self.began
-        self.has_exited = False
-        self.is_disconnected = False
-        self.timer: Cancellable | None = None
-
-        self.was_ready = False
-
-
-class Seat:
-    """The place of one replica."""
-
-    def __init__(self, place: int, number: int) -> None:
-        self.place = place
-        self.number = number
-        self.restarts = Restarts()
-        self.life: Life | None = None
-        self.successor: Life | None = None
-        self.timer: Cancellable | None = None
 
 
 class ProcessExecutor(SocketExecutor):
@@ -169,7 +129,6 @@ class ProcessExecutor(SocketExecutor):
             setup=setup,
         )
         life = Life(number, seat, worker, Peer(number, connection, self))
-        life.expected_at = _back_soon(seat)
         life.peer.events = self._events
         self._lives[number] = life
         self.peers[number] = life.peer
@@ -209,7 +168,7 @@ class ProcessExecutor(SocketExecutor):
     def broken(self, peer: Peer, reason: str) -> None:
         if self._events is not None:
             seat = self._lives[peer.replica].seat
-            self._events.unready(peer.replica, reason, min(self._back_at, _back_soon(seat)))
+            self._events.unready(peer.replica, reason, min(self._back_at, seat.back_at))
 
     def batch_ended(self, peer: Peer, batch: Batch) -> None:
         life = self._lives[peer.replica]
@@ -228,9 +187,10 @@ class ProcessExecutor(SocketExecutor):
             self._ended(life)
             return
         if peer.error is not None:
-            life.killed_for = "protocol"
-        # It cannot be told anything any more; its end is what is waited for.
-        life.worker.kill()
+            life.kill("protocol")
+        elif life.timer is None and self._loop is not None and not self._is_closed:
+            # It cannot be told anything any more: how it ends by itself tells more than a kill.
+            life.timer = self._loop.call_later(LAST_WORDS_S, life.kill, "disconnected")
 
     # Ends
 
@@ -270,20 +230,25 @@ class ProcessExecutor(SocketExecutor):
             self._fail(life, loss)
             return
         is_vacant = self._vacate(seat, life)
-        expected_at = _back_soon(seat) if is_vacant and not delay_s else NEVER
+        expected_at = seat.back_at if is_vacant and not delay_s else NEVER
         if self._events is not None:
             self._events.lost(life.number, loss, min(expected_at, self._back_at))
         if is_vacant:
             self._start_later(seat, delay_s, loss.reason)
+        else:
+            seat.recycles_from = system_clock() + delay_s
 
     def _vacate(self, seat: Seat, life: Life) -> bool:
         """Take a worker that has ended out of its seat; whether nobody holds it now."""
         if seat.successor is life:
             seat.successor = None
-        elif seat.life is life:
-            seat.life, seat.successor = seat.successor, None
-            return seat.life is None
-        return False
+            return False
+        if seat.life is not life:
+            return False
+        seat.life, seat.successor = seat.successor, None
+        if seat.life is not None:
+            seat.number = seat.life.number
+        return seat.life is None
 
     def _start_later(self, seat: Seat, delay_s: float, reason: str) -> None:
         assert self._loop is not None
@@ -339,26 +304,32 @@ class ProcessExecutor(SocketExecutor):
     def replace(self, replica: int) -> bool:
         life = self._lives.get(replica)
         if life is not None:
-            life.killed_for = "hung"
-            life.worker.kill()
+            life.kill("hung")
         return True
 
     def scale(self, replicas: int) -> None:
         """Change the number of replicas, at least 1, while they serve."""
-        while len(self._seats) < replicas:
-            seat = Seat(len(self._seats), self._new_number())
-            self._seats.append(seat)
+        new = [
+            Seat(place, self._new_number()) for place in range(len(self._seats), max(1, replicas))
+        ]
+        # All are there before the first starts: the machine is divided among as many.
+        self._seats += new
+        for seat in new:
             self._start(seat)
         while len(self._seats) > max(1, replicas):
-            seat = self._seats.pop()
-            if seat.timer is not None:
-                seat.timer.cancel()
-                if self._events is not None:
-                    self._events.retired(seat.number, "scaled")
-            for life in (seat.life, seat.successor):
-                if life is not None:
-                    self._retire(life, "scaled")
-            seat.life = seat.successor = None
+            self._give_up(self._seats.pop())
+
+    def _give_up(self, seat: Seat) -> None:
+        """Retire who holds a seat that is no more."""
+        if seat.timer is not None:
+            seat.timer.cancel()
+            seat.timer = None
+            if self._events is not None:
+                self._events.retired(seat.number, "scaled")
+        for life in (seat.life, seat.successor):
+            if life is not None:
+                self._retire(life, "scaled")
+        seat.life = seat.successor = None
 
     @property
     def replicas(self) -> int:
@@ -375,9 +346,11 @@ class ProcessExecutor(SocketExecutor):
 
     def _is_worn(self, life: Life) -> bool:
         settings = self._launch.settings
+        now = system_clock()
+        if now < life.seat.recycles_from:
+            return False
         if 0 < settings.recycle_after_items <= life.items:
             return True
-        now = system_clock()
         if not settings.recycle_memory_bytes or now < life.rss_looked_at + RSS_EVERY_S:
             return False
         life.rss_looked_at = now
@@ -385,9 +358,11 @@ class ProcessExecutor(SocketExecutor):
 
     def _recycle(self, life: Life) -> None:
         """Start another worker for the seat; the old one goes on until that is ready."""
+        seat = life.seat
         try:
-            life.seat.successor = self._spawn(life.seat, self._new_number())
+            seat.successor = self._spawn(seat, self._new_number())
         except OSError as error:
+            seat.recycles_from = system_clock() + FIRST_DELAY_S
             _log.error("a worker cannot be started", extra={"reason": str(error)})
 
     def _succeed(self, seat: Seat) -> None:
@@ -437,19 +412,11 @@ class ProcessExecutor(SocketExecutor):
 
     def join(self, timeout_s: float) -> bool:
         ends = time.monotonic() + timeout_s
-        for life in self._lives.values():
+        for number, life in [*self._lives.items()]:
             if not life.worker.wait(max(0.0, ends - time.monotonic())):
-                _log.warning(
-                    "a worker did not stop, and was killed", extra={"replica": life.number}
-                )
-            life.worker.kill()
-            life.worker.wait(KILL_TIMEOUT_S)
-            life.worker.close()
-        self._lives.clear()
-        return True
-
-
-def _back_soon(seat: Seat) -> Instant:
-    """When a worker that is started now should be ready."""
-    recovery_s = seat.restarts.recovery_s
-    return NEVER if recovery_s is None else system_clock() + recovery_s
+                _log.warning("a worker did not stop, and was killed", extra={"replica": number})
+            life.worker.kill()  # its children, if not itself
+            if life.worker.wait(KILL_TIMEOUT_S):
+                life.worker.close()
+                del self._lives[number]
+        return not self._lives

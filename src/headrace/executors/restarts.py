@@ -10,6 +10,7 @@ FREE_LIVES: Final = 3
 """Workers in a row that may die with nothing answered before the next one has to wait."""
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 30.0
+_MAX_DOUBLINGS: Final = 10
 
 ESTIMATE_FACTOR: Final = 1.5
 ESTIMATE_MARGIN_S: Final = 0.25
@@ -47,7 +48,10 @@ class Restarts:
             self._failed_starts += 1
         self._idle_lives = 0 if items else self._idle_lives + 1
         steps = max(self._failed_starts, self._idle_lives - FREE_LIVES)
-        return min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** (steps - 1)) if steps > 0 else 0.0
+        if steps <= 0:
+            return 0.0
+        doublings = min(steps - 1, _MAX_DOUBLINGS)
+        return min(LAST_DELAY_S, FIRST_DELAY_S * 2.0**doublings)
 
     @property
     def was_ever_ready(self) -> bool:

@@ -121,10 +121,12 @@ class _ReplicaThread:
     def _ran(self, report: Report[Batch]) -> None:
         """A batch left the thread, answered or set aside: the next at hand has begun."""
         self._at_hand.popleft()
+        # One that the engine gives in return begins by itself.
+        following = self._at_hand[0] if self._at_hand else None
         if self._events is not None:
             tell(self._events, self._number, report)
-            if self._at_hand:
-                self._events.started(self._at_hand[0])
+            if following is not None:
+                self._events.started(following)
 
     def _isolated(self, report: Report[Batch]) -> None:
         if self._events is not None:

@@ -33,6 +33,10 @@ class Hello(msgspec.Struct, frozen=True):
     proof: bytes
 
 
+Override = int | float | str | Annotated[tuple[int, ...], msgspec.Meta(max_length=65536)]
+"""What a field of `Batching` may be."""
+
+
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker needs to know beyond its target.
 
@@ -44,7 +48,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     limits: Limits = Limits()
-    batching: dict[str, int | float] = {}
+    batching: dict[str, Override] = {}
     model: str = ""
     replica: int = 0
 

@@ -27,8 +27,7 @@ MAX_TEXT: Final = 16 * 1024
 """Characters of a failure's message and of its log, bytes of its details as JSON."""
 
 Count = Annotated[int, Meta(ge=0)]
-_Text = Annotated[str, Meta(max_length=64 * 1024)]
-_Table = Annotated[list[_Text], Meta(max_length=2 * MAX_ROWS)]
+_Table = Annotated[list[str], Meta(max_length=2 * MAX_ROWS)]
 _Seconds = Annotated[float, Meta(ge=0)]
 _Status = Annotated[int, Meta(ge=400, le=599)]
 

@@ -6,10 +6,14 @@ import os
 import select
 import socket
 import ssl
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..wire import Connection, Message
+
+_DISCARD_BYTES = 64 * 1024
 
 Chunks = Sequence[Any]
 """Buffers that go out one behind the other."""
@@ -23,11 +27,15 @@ class Channel:
     Args:
         sock: Connected.
         connection: The protocol's state.
+        is_wakeable: Whether `wake` also ends a `receive` that blocks, for one more system call.
     """
 
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+    def __init__(
+        self, sock: socket.socket, connection: Connection, *, is_wakeable: bool = False
+    ) -> None:
         self._socket = sock
         self._connection = connection
+        self._is_wakeable = is_wakeable
         self._out: list[Any] = list(connection.opening())
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
@@ -39,15 +47,38 @@ class Channel:
         self._socket.close()
         os.close(self._wake)
 
+    def finish(self) -> None:
+        """Say no more: the other end finds the end behind all that was said."""
+        with suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+
+    def linger(self, timeout_s: float) -> None:
+        """Wait for the other end to finish too; what it still says is passed over.
+
+        To close a connection with something unread resets it, and the other end may lose what
+        it has not read.
+        """
+        ends = time.monotonic() + timeout_s
+        fd, poll = self._socket.fileno(), select.poll()
+        poll.register(fd, select.POLLIN)
+        with suppress(OSError):
+            while (left_s := ends - time.monotonic()) > 0 and poll.poll(left_s * 1000):
+                if not os.read(fd, _DISCARD_BYTES):
+                    return
+
     def receive(self, *, block: bool = True) -> list[Message] | None:
         """What has come, at least one read's worth; None at the end of the connection.
+
+        Nothing has where it did not block, or was woken.
 
         Raises:
             ProtocolError: The other end broke the protocol.
         """
+        if block and self._is_wakeable and not self.wait(block=True)[0]:
+            return []
         try:
             size = self._read(self._connection.get_buffer(), block)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return []
         except OSError:
             return None
@@ -76,7 +107,7 @@ class Channel:
     def wait(self, *, block: bool) -> tuple[bool, bool]:
         """Wait for the socket or for `wake`; which of them came."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            return True, self._is_woken(block=False)
+            return True, self._is_woken()
         ready = {fd for fd, _ in self._poll.poll(None if block else 0)}
         is_woken = self._wake in ready
         if is_woken:
@@ -87,7 +118,7 @@ class Channel:
         """Let `wait` return; from any thread."""
         os.eventfd_write(self._wake, 1)
 
-    def _is_woken(self, *, block: bool) -> bool:
+    def _is_woken(self) -> bool:
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -96,10 +127,16 @@ class Channel:
 
     def _read(self, buffer: memoryview, block: bool) -> int:
         if isinstance(self._socket, ssl.SSLSocket):
-            if not block and not self._socket.pending() and not self.wait(block=False)[0]:
-                return self._nothing()
-            return self._socket.recv_into(buffer)
+            return self._read_tls(self._socket, buffer, block)
         return self._socket.recv_into(buffer, 0, 0 if block else socket.MSG_DONTWAIT)
 
-    def _nothing(self) -> int:
-        raise BlockingIOError
+    @staticmethod
+    def _read_tls(sock: ssl.SSLSocket, buffer: memoryview, block: bool) -> int:
+        """There is no flag for it: what the socket has may be a part of a record, or no data."""
+        if block:
+            return sock.recv_into(buffer)
+        sock.setblocking(False)
+        try:
+            return sock.recv_into(buffer)
+        finally:
+            sock.setblocking(True)

@@ -249,13 +249,18 @@ class _Overlap:
         loop = self._loop
         if loop._is_lost or loop._is_over:
             return True
-        wants_out = self._is_failing or loop._has_ended or not loop._pace.overlaps
-        return wants_out and not self._in_predict
+        return self._wants_out and not self._in_predict
+
+    @property
+    def _wants_out(self) -> bool:
+        """Whether what is at hand is left to be run in turn."""
+        loop = self._loop
+        return self._is_failing or loop._has_ended or not loop._pace.overlaps
 
     def _turn(self) -> None:
         """Finish what was predicted, tell, then prepare one batch."""
         loop = self._loop
-        may_prepare = bool(loop._at_hand) and not self._is_failing
+        may_prepare = bool(loop._at_hand) and not self._wants_out
         has_news, _ = loop._channel.wait(block=not may_prepare)
         while self._predicted:
             self._finish(self._predicted.popleft())
@@ -263,10 +268,11 @@ class _Overlap:
             before = len(loop._at_hand)
             loop._receive(block=False)
             self._order.extend(list(loop._at_hand)[before:])
-        if self._order:
+        goes_on = not self._wants_out
+        if self._order and (goes_on or self._in_predict):
             self._tell_started(self._order[0])
         loop._channel.flush()
-        if loop._at_hand and not self._is_failing:
+        if loop._at_hand and goes_on:
             self._prepare(loop._at_hand.popleft())
 
     def _tell_started(self, job: Job) -> None:

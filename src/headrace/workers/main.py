@@ -119,6 +119,7 @@ class Worker:
         if setup is None:
             return None
         if self._lane is None or setup != self._setup:
+            self._unload()
             self._setup = setup
             self._lane = self._make_lane(setup)
             self._is_loaded = False
@@ -132,6 +133,7 @@ class Worker:
         if not Loop(channel, self._lane, self._mark, lambda: Stats(snapshot())).serve():
             return None
         self._unload()
+        channel.put(Stats(snapshot()))  # what it has counted since it was last asked
         return _leave(channel, Exit.STOPPED, "")
 
     def _make_lane(self, setup: Setup) -> Lane[Job]:

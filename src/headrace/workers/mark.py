@@ -10,14 +10,16 @@ import mmap
 import os
 import re
 from collections.abc import MutableSequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-ITEM, PREDICTING, HANDLED, PREDICTED, MAIN_THREAD, HANDLER_THREAD, EXITING = range(7)
+ITEM, PREDICTING, HANDLED, PREDICTED, MAIN_THREAD, HANDLER_THREAD, EXITING, WAS_READY = range(8)
 _SLOTS = 8
 _SIZE = _SLOTS * 8
 
+MAX_REPORT_BYTES = 1024 * 1024
+"""What is read of a crash's report: it has the stacks of all threads."""
 MAX_CRASH_BYTES = 16 * 1024
-"""What is read of a crash's report."""
+"""What is kept of it, from the stack of the thread that crashed on."""
 
 _CRASHED = re.compile(rb"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
 
@@ -41,7 +43,14 @@ class Mark:
         if os.fstat(fd).st_size < _SIZE:
             os.ftruncate(fd, _SIZE)
         self._map = mmap.mmap(fd, _SIZE)
-        self.slots: MutableSequence[int] = memoryview(self._map).cast("Q")
+        self._view = memoryview(self._map).cast("Q")
+        # It is, but for the checker.
+        self.slots = cast(MutableSequence[int], self._view)
+
+    def close(self) -> None:
+        """Give the memory back; nothing may use the numbers after."""
+        self._view.release()
+        self._map.close()
 
     @property
     def replica_slots(self) -> MutableSequence[int]:
@@ -55,7 +64,8 @@ class Evidence(NamedTuple):
     Attributes:
         item: The (batch, index) that it decoded, preprocessed, postprocessed or encoded.
         batch: The batch that it predicted.
-        crash: The interpreter's report of a fatal signal; empty if there is none.
+        crash: The interpreter's report of a fatal signal, with the stack of the thread that it
+            came to first; empty if there is none.
     """
 
     item: tuple[int, int] | None = None
@@ -72,7 +82,7 @@ def examine(mark: Mark, crash_fd: int) -> Evidence:
     slots = mark.slots
     item = (slots[HANDLED], slots[ITEM] - 1) if slots[ITEM] else None
     batch = slots[PREDICTED] if slots[PREDICTING] else None
-    report = os.pread(crash_fd, MAX_CRASH_BYTES, 0)
+    report = os.pread(crash_fd, MAX_REPORT_BYTES, 0)
     found = _CRASHED.search(report)
     culprit = int(found[1], 16) if found else slots[EXITING]
     if culprit and item is not None and batch is not None:
@@ -80,4 +90,11 @@ def examine(mark: Mark, crash_fd: int) -> Evidence:
             batch = None
         else:
             item = None
-    return Evidence(item, batch, report.decode(errors="replace"))
+    return Evidence(item, batch, _shortened(report, found.start() if found else 0))
+
+
+def _shortened(report: bytes, begin: int) -> str:
+    """A crash's report without the stacks before `begin`, and no longer than it may be."""
+    title, newline, _ = report.partition(b"\n")
+    text = title + 2 * newline + report[begin:] if begin else report
+    return text[:MAX_CRASH_BYTES].decode(errors="replace")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 OVERLAP_S = 0.001
-"""Batches that take longer are overlapped: for shorter ones the hand-over costs more than it hides."""
+"""Batches that take longer are overlapped; with others the hand-over costs more than it hides."""
 IN_TURN_S = 0.0005
 """Overlapped ones that take less go back to taking turns; the gap keeps it from wavering."""
 _WEIGHT = 0.2

@@ -19,6 +19,9 @@ def take_over(start: Start, mark: Mark) -> None:
     """Tie the process to its front, give it its share of the machine, and note its end."""
     if start.parent is not None:
         _die_with(start.parent)
+    for fd in (start.fd, start.mark_fd, start.crash_fd):
+        if fd is not None:
+            os.set_inheritable(fd, False)
     # ^C on a terminal is the front's to handle: it tells its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if start.niceness:
@@ -26,7 +29,8 @@ def take_over(start: Start, mark: Mark) -> None:
     if start.cpus is not None:
         os.sched_setaffinity(0, start.cpus)
     if start.crash_fd is not None:
-        faulthandler.enable(start.crash_fd, all_threads=False)
+        # Only a report of all threads names the one that crashed.
+        faulthandler.enable(start.crash_fd, all_threads=True)
         # A child of the user's that crashes is not this process.
         os.register_at_fork(after_in_child=faulthandler.disable)
     _note_exits(mark)

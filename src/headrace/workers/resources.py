@@ -44,5 +44,5 @@ def devices_of(seat: int, devices: str) -> str:
     >>> [devices_of(seat, "0+1,2") for seat in range(3)]
     ['0,1', '2', '0,1']
     """
-    groups = [group for group in devices.split(",") if group]
-    return groups[seat % len(groups)].strip().replace("+", ",") if groups else ""
+    groups = [group.strip() for group in devices.split(",") if group.strip()]
+    return groups[seat % len(groups)].replace("+", ",") if groups else ""

@@ -24,6 +24,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         crash_fd: Where the interpreter reports a fatal signal; None for standard error.
         address: Host and port of the front.
         tls: How to trust it: a file of certificates, "system", or None for no TLS.
+        model: Which of the target's models, where the front does not say; empty for the first.
         parent: The process whose end the worker shall not outlive; None for any.
         cpus: Those it may run on; None for all.
         niceness: Added to its own.
@@ -39,6 +40,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     crash_fd: int | None = None
     address: tuple[str, int] | None = None
     tls: str | None = None
+    model: str = ""
     parent: int | None = None
     cpus: tuple[int, ...] | None = None
     niceness: int = 0

@@ -49,10 +49,8 @@ CARD = ModelCard(
     response_schema={},
     reads=("application/json", "image/*"),
     writes=("application/json",),
-    examples=(
-        Payload(body=b'"a"', input_type="application/json", output_type="application/json"),
-    ),
-    batching=Batching(max_batch_size=8),
+    examples=(Payload(body=b'"a"', input_type="application/json", output_type="application/json"),),
+    batching=Batching(max_batch_size=8, cost="bytes", bucket_bytes=(10, 20)),
     idempotent=True,
 )
 RUN = Run(
@@ -76,14 +74,23 @@ RUN = Run(
 FAILURE = Failure(code="item_error", message="no face", status=422)
 PARTS = Parts(7, (Part(0, Value(b'"b"', "application/json")), Part(2, FAILURE)), End.ENDED)
 STATS = Stats(
-    (Family("requests", "counter", "Requests.", "", (Sample("requests_total", {"model": "m"}, 2.0),)),)
+    (
+        Family(
+            "requests", "counter", "Requests.", "", (Sample("requests_total", {"model": "m"}, 2.0),)
+        ),
+    )
 )
 EXAMPLES: Sequence[Message] = (
     Challenge(FRONT_NONCE),
     Hello(0, WORKER_NONCE, bytes(32)),
     Welcome(
         bytes(32),
-        Setup(limits=Limits(max_depth=3), batching={"max_batch_size": 4}, model="m", replica=1),
+        Setup(
+            limits=Limits(max_depth=3),
+            batching={"max_batch_size": 4, "cost": "bytes", "bucket_bytes": (10, 20)},
+            model="m",
+            replica=1,
+        ),
     ),
     Cards((CARD,), 0),
     Ready(),
@@ -98,7 +105,7 @@ EXAMPLES: Sequence[Message] = (
 )
 """A message of each kind, in the order of their numbers."""
 
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 
 
 class Taker(Protocol[R]):

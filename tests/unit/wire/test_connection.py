@@ -129,6 +129,10 @@ def test_a_worker_with_another_secret_is_refused() -> None:
     assert caught.value.side == "remote"
     assert server.take_outgoing() == []
     assert server.state is State.CLOSED
+    for refused in (server.get_buffer, lambda: server.received(0), lambda: server.send(Ask())):
+        with pytest.raises(ProtocolError) as again:
+            refused()
+        assert again.value is caught.value
 
 
 def test_a_hello_recorded_from_another_connection_is_refused() -> None:
@@ -270,7 +274,7 @@ def test_only_what_the_table_allows_is_sent_and_taken(
     message = BY_KIND[kind]
     if isinstance(message, Run) and state is State.PARTED:
         message = run(8, 0)
-    if isinstance(message, Started | Parts) and state is State.READY:
+    if isinstance(message, Started | Parts | Cancel) and state is State.READY:
         pair.ask(run(7, 0))
     after = NEXT.get((state, sender, kind))
     if after is None:

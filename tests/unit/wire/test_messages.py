@@ -51,7 +51,6 @@ from .driver import (
 )
 
 
-
 class Decoding(FrameReader):
     """Decodes frames while their views live."""
 
@@ -76,9 +75,7 @@ NAMES = sorted(path.stem for path in GOLDEN.glob("*.hex"))
 def bytes_of(text: str) -> bytes:
     """The bytes of a golden file: hexadecimal, `00*8` for repeated ones, comments after #."""
     plain = re.sub(r"#.*", "", text)
-    return bytes.fromhex(
-        re.sub(r"(..)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
-    )
+    return bytes.fromhex(re.sub(r"(..)\*(\d+)", lambda match: match[1] * int(match[2]), plain))
 
 
 @pytest.mark.parametrize("name", NAMES)

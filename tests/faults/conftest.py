@@ -1,0 +1,53 @@
+"""Servers whose models misbehave."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Serve, Served, eventually, starter
+from tests.faults.watch import tree
+
+MODELS = Path(__file__).with_name("models.py")
+
+
+def rounds(few: int) -> int:
+    """How often to repeat something: a few times, or FAULT_ROUNDS times in the long version."""
+    return int(os.environ.get("FAULT_ROUNDS", few))
+
+
+def seconds(few: float) -> float:
+    """How long to go on: a few seconds, or FAULT_SECONDS in the long version."""
+    return float(os.environ.get("FAULT_SECONDS", few))
+
+
+LONG_TIMEOUT_S = 120 if "FAULT_ROUNDS" not in os.environ else 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers that this test ends, and looks that nothing of them is left."""
+    servers: list[Served] = []
+    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+        yield starter(Path(folder), servers, MODELS)
+        for server in servers:
+            server.stop()
+        for server in servers:
+            is_gone = functools.partial(is_empty, server)
+            eventually(is_gone, "nothing of it to be left", 5.0)
+
+
+def is_empty(server: Served) -> bool:
+    return not tree(server)
