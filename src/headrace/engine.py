@@ -259,6 +259,7 @@ class Engine:
         self.counts.restarts[cause] += 1
         self.replicas.pop(replica, None)
         self._batcher.lost(self._clock(), replica, suspects=(), back_at=self._batcher.back_at)
+        self._pass_soon()
 
     def status(self, replica: int, status: ReplicaStatus) -> None:
         self.replicas[replica] = status
@@ -268,7 +269,7 @@ class Engine:
     def _admit(self, call: Call, sink: Sink) -> Ticket:
         if self.draining:
             raise Draining("the server is shutting down")
-        if not self.ready_replicas and not self._batcher.is_expected:
+        if not self._batcher.is_open:
             # The reason is for the operator: it may name paths.
             raise NotReady("the model is not ready")
         ticket = Ticket(self, sink)

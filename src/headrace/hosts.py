@@ -33,6 +33,8 @@ from .targets import MakeModel, load_target, models_of, target_of
 EXIT_CONFIG = 2
 EXIT_NOT_READY = 4
 
+NO_MODELS = "models: expected at least one, got none"
+
 REFRESH_S = 0.25
 """How long a scrape waits for the workers' own metrics; who is late is told of as before."""
 
@@ -213,8 +215,13 @@ class _Workers:
             loop=asyncio.get_running_loop(),
             limits=self._settings.limits,
             on_ready=told.replica_ready,
-            on_start_failed=lambda reason: told.start_failed(card.name, reason, EXIT_NOT_READY),
+            on_start_failed=functools.partial(self._start_failed, card.name),
         )
+
+    def _start_failed(self, model: str, reason: str) -> None:
+        """A replica will never be ready."""
+        assert self._told is not None
+        self._told.start_failed(model, reason, EXIT_NOT_READY)
 
     def join(self, timeout_s: float) -> bool:
         raise NotImplementedError
@@ -235,6 +242,8 @@ class WorkerProcesses(_Workers):
     def __init__(self, models: Any, settings: ServerSettings) -> None:
         super().__init__(settings)
         self._targets = [_Target(target, self) for target in _targets(models)]
+        if not self._targets:
+            raise ConfigError(NO_MODELS)
 
     def start(self) -> None:
         for target in self._targets:
@@ -366,6 +375,9 @@ class RemoteWorkers(_Workers):
             self._told.all_known()
         return executor
 
+    def _start_failed(self, model: str, reason: str) -> None:
+        """One worker's fault, which its own host has to mend: others serve, or will come."""
+
     def check_scalable(self) -> None:
         raise ConfigError("replicas: with executor 'remote' there are as many as connect")
 
@@ -394,9 +406,11 @@ def host_of(models: Any, settings: ServerSettings) -> Host:
     Raises:
         ConfigError: The models cannot be served there.
     """
-    kinds = {"process": WorkerProcesses, "remote": RemoteWorkers}
-    host: Host = kinds.get(settings.executor, OwnProcess)(models, settings)
-    return host
+    if settings.executor == "process":
+        return WorkerProcesses(models, settings)
+    if settings.executor == "remote":
+        return RemoteWorkers(models, settings)
+    return OwnProcess(models, settings)
 
 
 def check_names(cards: Sequence[ModelCard]) -> None:
@@ -406,7 +420,7 @@ def check_names(cards: Sequence[ModelCard]) -> None:
         if names.count(name) > 1:
             raise ConfigError(f"models: expected different names, got {name!r} twice")
     if not names:
-        raise ConfigError("models: expected at least one, got none")
+        raise ConfigError(NO_MODELS)
 
 
 class _Joinable(Protocol):

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from . import workers
 from .card import ModelCard
 from .clock import system_clock
 from .config import ServerSettings
@@ -42,6 +43,11 @@ UNLOAD_TIMEOUT_S = 3.0
 """What all replicas together get to unload."""
 STUCK_S = 1.0
 """How much later than the event loop a watching thread ends a start that takes too long."""
+
+UNGUARDED = (
+    "Server.run: this program runs its server whenever it is imported, and worker processes import"
+    ' it for its models; put the call under `if __name__ == "__main__":`'
+)
 
 _log = logging.getLogger("headrace.server")
 
@@ -102,7 +108,10 @@ class Server:
 
         Raises:
             ConfigError: A target cannot be served; it was not known before a worker imported it.
+                Or this is a worker, which imports a program that runs its server at once.
         """
+        if workers.is_worker:
+            raise ConfigError(UNGUARDED)
         if listener is None:
             try:
                 with listening(self.settings) as bound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 
 from headrace.batching import Batch, Cut, Item, State
 from headrace.call import Call, Failure, Outcome, Payload, Value
-from headrace.engine import Engine
 from headrace.config import Workers
+from headrace.engine import Engine
 from headrace.executors import (
     Executor,
     InlineExecutor,
@@ -26,6 +27,7 @@ from headrace.executors import (
 from headrace.replica import Replica
 from tests.contract.models import FOLDER, Scripted
 from tests.contract.record import WAIT_S, Record
+from tests.contract.remote import OneRemoteWorker
 
 MakeExecutor = Callable[[], Executor]
 """Makes an executor of one replica of Scripted, in the running event loop."""
@@ -39,6 +41,7 @@ EXECUTORS: dict[str, MakeExecutor] = {
     "inline": lambda: InlineExecutor(make_replica, loop=asyncio.get_running_loop()),
     "thread": lambda: ThreadExecutor(make_replica, loop=asyncio.get_running_loop()),
     "process": lambda: ProcessExecutor("tests.contract.models:Scripted", launch=Launch(Workers())),
+    "remote": lambda: OneRemoteWorker(Path(os.environ[FOLDER])),
 }
 
 

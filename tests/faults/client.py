@@ -171,8 +171,9 @@ class Load:
                 self.refused += 1
                 return
             try:
-                while not self._is_over and await self._ask(reader, writer):
-                    pass
+                while await self._ask(reader, writer):
+                    if self._is_over:
+                        return
             finally:
                 writer.close()
 

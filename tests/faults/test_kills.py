@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 
@@ -13,6 +14,8 @@ from tests.faults.conftest import seconds
 from tests.faults.watch import SLACK_BYTES, held, kill, noted, rss_bytes, workers
 
 pytestmark = pytest.mark.slow
+
+_log = logging.getLogger(__name__)
 
 EVERY_S = 0.2
 
@@ -36,7 +39,7 @@ def test_every_request_is_answered_rightly_while_workers_are_killed_at_random(
                 kill(random_.choice(ready))
                 kills += 1
             time.sleep(EVERY_S * random_.uniform(0.5, 1.5))
-    print(f"{kills} kills, {len(load.got)} answers")  # noqa: T201
+    _log.info("%d kills, %d answers, statuses %s", kills, len(load.got), log.statuses)
     load.check()
     assert kills > seconds(10.0) / 3
     log.check()

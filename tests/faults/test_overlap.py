@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
@@ -11,6 +12,8 @@ from tests.faults.client import Load, Log
 from tests.faults.conftest import seconds
 
 pytestmark = pytest.mark.slow
+
+_log = logging.getLogger(__name__)
 
 PREDICT_S = 0.005
 MOST = 6.2 / 5.06
@@ -40,5 +43,5 @@ def test_preprocess_costs_no_time_where_predict_leaves_the_interpreter_alone(ser
             if ratios[-1] < MOST:
                 break
     load.check()
-    print(f"batch period / sleep: {ratios}, sleep {sleep_s * 1e3:.2f} ms")  # noqa: T201
+    _log.info("batch period over sleep %s, a sleep %.2f ms", ratios, sleep_s * 1e3)
     assert min(ratios) < MOST, ratios

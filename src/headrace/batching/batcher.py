@@ -8,7 +8,7 @@ bring the same decisions, in production, in tests and in the simulator.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
@@ -16,6 +16,7 @@ from ..call import INTERNAL_ERROR, Failure
 from ..clock import NEVER, Instant
 from ..config import Batching
 from ..errors import DeadlineExceeded, HeadraceError, NotReady, ReplicaLost
+from .blame import Blame
 from .fleet import Fleet, Replica
 from .item import CANCELLED, DONE, EXPIRED, FAILED, QUEUED, RUNNING, Batch, Cut, Item, State
 from .policy import Policy, Rules
@@ -213,7 +214,10 @@ class Batcher:
 
         Its items go back to their place, but for the guilty one, which fails. Where that is not
         known, those that may be it become suspects, and run alone. Where only one may be it, as
-        when a suspect's replica is lost, that one is guilty: no item costs more than two replicas.
+        when a suspect's replica is lost, that one is guilty. An act from outside is pardoned to
+        each item once, which goes back as it came: who kills replicas at random convicts nobody,
+        and need not make the rest run alone. So an item that ends its replicas itself costs at
+        most two of them, and one that is met by acts from outside as well three.
 
         Args:
             now: The instant.
@@ -221,17 +225,15 @@ class Batcher:
             guilty: The item that is known to have ended it; nobody else is suspected then.
             suspects: The items of which one may have ended it, given up or not; empty where none
                 can have. None where that is not known: each one that was being worked on.
-            is_outside: Whether it looks like an act from outside: then even the only one that may
-                be it is but a suspect, unless it was one before.
+            is_outside: Whether it looks like an act from outside.
             back_at: As in `expect`.
         """
         batches = self._fleet.lose(replica)
         if not self._fleet.ready_count:
             self.back_at = back_at
-        accused = _accused(batches, suspects) if guilty is None else frozenset()
-        convicts = len(accused) == 1 and not is_outside
+        blame = Blame(batches, guilty, suspects, is_outside)
         for batch in batches:
-            self._recover(batch, guilty, accused, convicts=convicts)
+            self._recover(batch, blame)
         if not self._fleet.held:
             self._policy.idle(now)
         self.expect(now, back_at)
@@ -252,6 +254,11 @@ class Batcher:
         wake = min(self._dispatch(now), self._check_overruns(now), self._deadlines.next())
         actions, self._actions = self._actions, []
         return actions, wake
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a call may be admitted: a replica is ready, or should be."""
+        return self._fleet.ready_count > 0 or self.is_expected
 
     @property
     def is_expected(self) -> bool:
@@ -366,9 +373,7 @@ class Batcher:
             if not self._fleet.held:
                 self._policy.idle(now)
 
-    def _recover(
-        self, batch: Batch, guilty: Item | None, accused: Set[int], *, convicts: bool
-    ) -> None:
+    def _recover(self, batch: Batch, blame: Blame) -> None:
         """Decide on the items of a batch whose replica is gone."""
         has_begun = batch.started_at is not None or batch.isolated
         may_run_again = self._idempotent or not has_begun
@@ -377,13 +382,10 @@ class Batcher:
             item.batch = None
             if item.state is not RUNNING:
                 continue
-            is_accused = item.number in accused
-            is_convicted = item is guilty or (is_accused and (convicts or item.suspect))
             no_time = self.is_expected and self._is_too_late(item)
-            if is_convicted or no_time or not may_run_again:
+            if blame.convicts(item) or no_time or not may_run_again:
                 self._answer(item, FAILED, failure)
             else:
-                item.suspect = item.suspect or is_accused
                 self._requeue(item)
 
     def _requeue(self, item: Item) -> None:
@@ -434,20 +436,6 @@ class Batcher:
         if not self.is_expected:
             return NotReady(message)
         return NotReady(message, retry_after_s=max(self.back_at - now, LEAST_RETRY_S))
-
-
-def _accused(batches: Sequence[Batch], suspects: Collection[Item] | None) -> Set[int]:
-    """The numbers of the items of which one may have ended the replica of these batches."""
-    named = None if suspects is None else {item.number for item in suspects}
-    return {
-        item.number
-        for batch in batches
-        for item in batch.items
-        # One that was given up may still be what did it.
-        if item.state is not DONE
-        and item.state is not FAILED
-        and (batch.started_at is not None if named is None else item.number in named)
-    }
 
 
 def _too_late(item: Item) -> Failure:

@@ -61,6 +61,7 @@ class Item(msgspec.Struct, eq=False):
         rank: Its place in the order, fixed at admission: the lower, the earlier.
         number: Breaks ties of rank by admission; 0 before that.
         suspect: Whether a replica died while it ran.
+        pardoned: Whether one died so by an act from outside, which was pardoned to it.
         batch: Where it runs, while it does.
         index: Its place in that batch.
     """
@@ -80,6 +81,7 @@ class Item(msgspec.Struct, eq=False):
     rank: float = 0.0
     number: int = 0
     suspect: bool = False
+    pardoned: bool = False
     batch: Batch | None = None
     index: int = 0
 

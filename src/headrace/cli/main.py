@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from . import check, config, openapi, serve
+from . import check, config, openapi, serve, worker
 
 app = typer.Typer(
     name="headrace",
@@ -22,6 +22,7 @@ app.command("serve")(serve.serve)
 app.command("check")(check.check)
 app.command("config")(config.config)
 app.command("openapi")(openapi.openapi)
+app.command("worker")(worker.worker)
 
 
 def _print_version(wanted: bool) -> None:

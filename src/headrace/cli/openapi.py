@@ -15,11 +15,11 @@ def openapi(
     """Print the OpenAPI document of a server of these models."""
     import msgspec
 
+    from ..config import ServerSettings
+    from ..hosts import OwnProcess
     from ..http.openapi import openapi_document
-    from ..server import Server
-    from ..targets import load_target
     from ..version import __version__
 
-    models = [load_target(target) for target in targets]
-    document = openapi_document(Server(models).cards, version=__version__)
+    host = OwnProcess(targets, ServerSettings(executor="thread"))
+    document = openapi_document(host.cards, version=__version__)
     typer.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

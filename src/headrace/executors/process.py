@@ -222,11 +222,14 @@ class ProcessExecutor(SocketExecutor):
             if self._events is not None:
                 self._events.retired(life.number, life.retired_for)
             return
-        extra = {"target": self._target, "replica": life.number, "reason": loss.reason}
-        _log.error("a worker ended", extra=extra | ({"traceback": crash} if crash else {}))
         seat = life.seat
         delay_s = seat.restarts.ended(was_ready=life.was_ready, items=life.items)
-        if not self._was_ever_ready and (loss.cause in FATAL or seat.restarts.is_hopeless):
+        if not self._was_ever_ready and loss.cause in FATAL:
+            self._fail(life, loss)
+            return
+        extra = {"target": self._target, "replica": life.number, "reason": loss.reason}
+        _log.error("a worker ended", extra=extra | ({"traceback": crash} if crash else {}))
+        if not self._was_ever_ready and seat.restarts.is_hopeless:
             self._fail(life, loss)
             return
         is_vacant = self._vacate(seat, life)
@@ -342,7 +345,10 @@ class ProcessExecutor(SocketExecutor):
 
     @property
     def _is_recycling(self) -> bool:
-        return any(seat.successor is not None for seat in self._seats)
+        """Whether a worker is being replaced; the old one counts until it is gone."""
+        return any(seat.successor is not None for seat in self._seats) or any(
+            life.retired_for for life in self._lives.values()
+        )
 
     def _is_worn(self, life: Life) -> bool:
         settings = self._launch.settings

@@ -1,4 +1,4 @@
-"""Batches in workers of other hosts: they connect, prove themselves, say what they run, and leave."""
+"""Batches in workers of other hosts: they connect, prove themselves, tell a model, and leave."""
 
 from __future__ import annotations
 
@@ -13,27 +13,43 @@ from pathlib import Path
 
 from ..batching import Batch
 from ..card import ModelCard
+from ..clock import NEVER, Instant, system_clock
 from ..config import ServerSettings
 from ..errors import ConfigError
 from ..listener import bind_tcp
 from ..wire import Cards, Connection, Family, Setup
-from ..workers.sockets import notice_a_dead_link
+from ..workers.exits import Exit
+from ..workers.sockets import REFUSED, notice_a_dead_link
 from ..workers.start import MIN_SECRET_BYTES
 from .base import Events, Loss, ReplicaStatus
 from .process import NONCE_BYTES
-from .socket import Metrics, Peer, SocketExecutor
+from .restarts import ESTIMATE_FACTOR
+from .socket import BROKEN, Metrics, Peer, SocketExecutor
 
-HELLO_TIMEOUT_S = 1.0
-"""What a connection gets to prove itself."""
+HELLO_TIMEOUT_S = 0.9
+"""What a connection gets to prove itself, TLS included."""
 MAX_STRANGERS = 64
-"""Connections that have not proven themselves yet."""
+"""Connections that have not proven themselves yet; further ones are closed at once."""
+NOBODY = "no worker is connected"
+RESTART_S = 3.0
+"""What a worker's parent may take to start it again; loading comes on top."""
+ACCEPT_RETRY_S = 1.0
+"""How long to leave connections alone for which there is no descriptor."""
 DEFAULT_PORT = 7317
+
+DESCRIPTIVE = frozenset({"version", "description", "examples"})
+"""What the cards of one model's workers may differ in."""
+STOPPED = Exit.STOPPED.name.lower()
+FAILED_START = frozenset({Exit.CONFIG.name.lower(), Exit.LOAD_FAILED.name.lower()})
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteExecutor(SocketExecutor):
     """Runs batches of one model in the workers that have connected with it.
+
+    A worker's number is the lowest that is free, so that there are never more numbers than there
+    were workers at once.
 
     Args:
         model: Its name.
@@ -43,32 +59,49 @@ class RemoteExecutor(SocketExecutor):
     def __init__(self, model: str, metrics: Metrics | None = None) -> None:
         super().__init__(metrics)
         self._model = model
-        self._numbers = itertools.count()
+        self._card: ModelCard | None = None
+        self._dropped: dict[int, str] = {}
+        self._joined_at: dict[int, Instant] = {}
+        self._load_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def open(self, events: Events) -> None:
         self._events = events
+        self._loop = asyncio.get_running_loop()
 
     def join_in(self, peer: Peer) -> None:
-        """A worker of the model has come."""
-        peer.owner, peer.replica, peer.events = self, next(self._numbers), self._events
-        self.peers[peer.replica] = peer
+        """A worker of the model has come; it is turned away if its model is not the others'."""
+        assert peer.card is not None
+        self._card = self._card or peer.card
+        if different := differences(self._card, peer.card):
+            reason = f"its {self._model} is not that of the workers before: {', '.join(different)}"
+            _log.error("a worker was refused", extra={"model": self._model, "reason": reason})
+            peer.part(REFUSED, reason)
+            return
+        number = next(n for n in itertools.count() if n not in self.peers)
+        peer.owner, peer.replica, peer.events = self, number, self._events
+        self.peers[number] = peer
+        self._joined_at[number] = system_clock()
         if self._events is not None:
-            self._events.status(peer.replica, ReplicaStatus("starting", "loading"))
+            self._events.status(number, ReplicaStatus("starting", "loading"))
+        _log.info("a worker joined", extra={"model": self._model, "replica": number})
 
     def replace(self, replica: int) -> bool:
-        """Its process is another host's to end; what it ran is run by others."""
-        peer = self.peers.get(replica)
-        if peer is not None:
-            peer.abort()
+        """What it ran goes to others at once; the worker ends itself."""
+        self._drop(replica, "hung")
         return True
 
     def close(self) -> None:
         self._events = None
+        if self._timer is not None:
+            self._timer.cancel()
         for peer in self.peers.values():
             peer.events = None
             peer.abort()
 
     def join(self, timeout_s: float) -> bool:
+        """Nothing to wait for: the processes are another host's."""
         return True
 
     # What the peers tell
@@ -77,29 +110,91 @@ class RemoteExecutor(SocketExecutor):
         """It is what brought the worker here."""
 
     def is_ready(self, peer: Peer) -> None:
+        load_s = system_clock() - self._joined_at.pop(peer.replica)
+        self._load_s = max(self._load_s, load_s)
         if self._events is not None and peer.card is not None:
             self._events.ready(peer.replica, peer.card)
 
     def broken(self, peer: Peer, reason: str) -> None:
         if self._events is not None:
-            self._events.unready(peer.replica, reason)
+            self._events.unready(peer.replica, reason, system_clock() + self._return_s)
 
     def batch_ended(self, peer: Peer, batch: Batch) -> None:
         """Nothing to do: a worker of another host is not recycled from here."""
 
     def disconnected(self, peer: Peer, error: Exception | None) -> None:
         self._forget(peer)
+        self._joined_at.pop(peer.replica, None)
+        dropped_for = self._dropped.pop(peer.replica, "")
+        events = self._events
+        if events is None:
+            return
+        extra = {"model": self._model, "replica": peer.replica}
+        if peer.bye is not None and peer.bye.code in FAILED_START:
+            _log.error("a worker failed", extra=extra | {"reason": peer.bye.reason})
+            events.start_failed(peer.replica, peer.bye.reason)
+        elif peer.bye is not None and peer.bye.code == STOPPED and not peer.batches:
+            _log.info("a worker left", extra=extra)
+            events.retired(peer.replica, "disconnected")
+        else:
+            loss = _loss(peer, error, dropped_for)
+            _log.warning("a worker was lost", extra=extra | {"reason": loss.reason})
+            is_expected = not loss.is_outside and (peer.bye is None or loss.cause == "broken")
+            back_at = system_clock() + self._return_s if is_expected else NEVER
+            events.lost(peer.replica, loss, back_at)
+            if is_expected:
+                self._wait_for_return()
+        if not self.peers:
+            events.status(0, ReplicaStatus("unready", NOBODY))
+
+    # Within
+
+    @property
+    def _return_s(self) -> float:
+        """When a worker whose process has ended should be ready again."""
+        return RESTART_S + ESTIMATE_FACTOR * self._load_s
+
+    def _wait_for_return(self) -> None:
+        """Let what waits go on waiting, but not for ever."""
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(self._return_s, self._should_be_back)
+
+    def _should_be_back(self) -> None:
+        self._timer = None
         if self._events is None:
             return
-        bye = peer.bye
-        if bye is not None and not peer.batches:
-            self._events.retired(peer.replica, "disconnected")
-            return
-        reason = "the connection was lost" if error is None else f"the connection was lost: {error}"
-        _log.error("a worker left", extra={"model": self._model, "reason": reason})
-        # The end of a process closes its connections; what fails otherwise is the network.
-        is_network = isinstance(error, OSError) and not isinstance(error, ConnectionResetError)
-        self._events.lost(peer.replica, Loss("disconnected", reason, is_outside=is_network))
+        if not self.peers:
+            self._events.unready(0, NOBODY)
+        elif len(self._joined_at) == len(self.peers):
+            self._wait_for_return()  # they load
+
+    def _drop(self, replica: int, cause: str) -> None:
+        peer = self.peers.get(replica)
+        if peer is not None:
+            self._dropped[replica] = cause
+            peer.abort()
+
+
+def differences(card: ModelCard, other: ModelCard) -> list[str]:
+    """In which fields two workers' cards differ that callers or batches depend on."""
+    fields = (name for name in card.__struct_fields__ if name not in DESCRIPTIVE)
+    return [name for name in fields if getattr(card, name) != getattr(other, name)]
+
+
+def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
+    """What a worker's end does to the items that it had."""
+    if dropped_for:
+        return Loss(dropped_for, "a batch ran for longer than predict_timeout_s")
+    if peer.error is not None:
+        return Loss("protocol", "it broke the worker protocol")
+    if peer.bye is not None:
+        # It has finished, or failed, what it had begun.
+        cause = "broken" if peer.bye.code == BROKEN else "disconnected"
+        return Loss(cause, peer.bye.reason or "it has left", suspects=())
+    # The end of a process closes its connections; what fails otherwise is the network.
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | ssl.SSLError):
+        return Loss("disconnected", "the connection was lost", is_outside=True)
+    return Loss("disconnected", "the worker ended its connection")
 
 
 class Gate:
@@ -122,17 +217,18 @@ class Gate:
         self._address = parse_address(workers.listen, where="workers.listen")
         self._secret = read_secret(workers.secret_file, where="workers.secret_file")
         self._tls = _server_tls(workers.tls_cert, workers.tls_key)
-        if self._tls is None and not workers.insecure and not _is_loopback(self._address[0]):
+        if self._tls is None and not workers.insecure and not is_loopback(self._address[0]):
             raise ConfigError(
                 "workers.listen: beyond loopback expected workers.tls_cert and workers.tls_key, or"
                 " workers.insecure=true where the network is trusted"
             )
-        self._settings = settings
+        self._setup = Setup(limits=settings.limits, batching=dict(settings.batching))
         self._on_cards = on_cards
-        self._strangers: dict[Peer, asyncio.TimerHandle] = {}
+        self._strangers: dict[asyncio.Task[None], Peer] = {}
+        self._proofs: dict[Peer, asyncio.Future[bool]] = {}
+        self._guests: set[Peer] = set()
         self._listener: socket.socket | None = None
-        self._task: asyncio.Task[asyncio.Server] | None = None
-        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self) -> None:
         """Listen, so that a second server on the address fails at once.
@@ -141,6 +237,7 @@ class Gate:
             BindError: The address cannot be had.
         """
         self._listener = bind_tcp(*self._address)
+        self._listener.setblocking(False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -151,64 +248,103 @@ class Gate:
 
     def open(self) -> None:
         """Begin to accept, on the running event loop."""
-        loop = asyncio.get_running_loop()
-        serving = loop.create_server(self._stranger, sock=self._listener, ssl=self._tls)
-        self._task = loop.create_task(serving)
-        self._task.add_done_callback(self._is_open)
+        self._loop = asyncio.get_running_loop()
+        self._listen()
         _log.info("workers may connect", extra={"address": "{}:{}".format(*self.address)})
 
     def close(self) -> None:
-        """Accept no more."""
-        if self._server is not None:
-            self._server.close()
-        elif self._listener is not None:
-            self._listener.close()
-        for peer in [*self._strangers]:
+        """Accept no more, and send away whoever has not told a model."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(listener)
+        listener.close()
+        for task in self._strangers:
+            task.cancel()
+        for peer in self._guests:
             peer.abort()
 
-    def _is_open(self, task: asyncio.Task[asyncio.Server]) -> None:
-        if not task.cancelled():
-            self._server = task.result()
+    # Strangers
 
-    def _stranger(self) -> Peer:
-        """A connection has come in."""
-        settings = self._settings
-        connection = Connection(
-            "front",
-            secret=self._secret,
-            nonce=os.urandom(NONCE_BYTES),
-            setup=Setup(limits=settings.limits, batching=dict(settings.batching)),
+    def _listen(self) -> None:
+        if self._listener is not None and self._loop is not None:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        assert self._listener is not None and self._loop is not None
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            _log.error("a connection cannot be accepted", extra={"reason": str(error)})
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(ACCEPT_RETRY_S, self._listen)
+            return
+        if len(self._strangers) >= MAX_STRANGERS:
+            sock.close()
+            return
+        peer = self._make_peer()
+        task = self._loop.create_task(self._receive(sock, peer))
+        self._strangers[task] = peer
+        task.add_done_callback(self._strangers.pop)
+
+    def _make_peer(self) -> Peer:
+        nonce = os.urandom(NONCE_BYTES)
+        return Peer(
+            0, Connection("front", secret=self._secret, nonce=nonce, setup=self._setup), self
         )
-        peer = Peer(0, connection, self)
-        timeout_s = HELLO_TIMEOUT_S if len(self._strangers) < MAX_STRANGERS else 0.0
+
+    async def _receive(self, sock: socket.socket, peer: Peer) -> None:
+        """Give a connection its time to prove itself."""
         loop = asyncio.get_running_loop()
-        self._strangers[peer] = loop.call_later(timeout_s, peer.abort)
-        return peer
+        proof = self._proofs[peer] = loop.create_future()
+        is_proven = False
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                sock.setblocking(False)
+                notice_a_dead_link(sock)
+                await loop.connect_accepted_socket(lambda: peer, sock, ssl=self._tls)
+                is_proven = await proof
+        except (OSError, TimeoutError) as error:
+            # Not a warning: anybody can make as many of these as he likes.
+            _log.debug("a connection was refused", extra={"reason": repr(error)})
+        finally:
+            del self._proofs[peer]
+            if not is_proven:
+                peer.abort()
+                sock.close()
 
     # What the peers tell
 
     def proven(self, peer: Peer) -> None:
-        self._strangers.pop(peer).cancel()
-        peer.tune(notice_a_dead_link)
+        self._guests.add(peer)
+        if (proof := self._proofs.get(peer)) is not None and not proof.done():
+            proof.set_result(True)
 
     def carded(self, peer: Peer, cards: Cards) -> None:
+        self._guests.discard(peer)
         self._on_cards(cards.cards[cards.serves]).join_in(peer)
 
     def is_ready(self, peer: Peer) -> None:
-        """It cannot be before it has told its card."""
+        """One that was refused may say so; it has been told by then."""
 
     def told_metrics(self, peer: Peer, families: Sequence[Family]) -> None:
-        """Nor can it tell those."""
+        """As `is_ready`."""
 
     def broken(self, peer: Peer, reason: str) -> None:
-        """Nor can it find out."""
+        """It cannot find out before it has a batch."""
 
     def batch_ended(self, peer: Peer, batch: Batch) -> None:
         """Nor has it any."""
 
     def disconnected(self, peer: Peer, error: Exception | None) -> None:
-        if (timer := self._strangers.pop(peer, None)) is not None:
-            timer.cancel()
+        self._guests.discard(peer)
+        if (proof := self._proofs.get(peer)) is not None and not proof.done():
+            proof.set_result(False)
+        if peer.bye is not None and peer.bye.code in FAILED_START:
+            _log.error("a worker failed", extra={"reason": peer.bye.reason})
 
 
 def parse_address(text: str, *, where: str) -> tuple[str, int]:
@@ -220,7 +356,8 @@ def parse_address(text: str, *, where: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon:
         host, port = text, str(DEFAULT_PORT)
-    if not host or not port.isdecimal() or int(port) > 65535:
+    is_bare = ":" not in host or (host[0] == "[" and host[-1] == "]")
+    if not host or not is_bare or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"{where}: expected host:port, got {text!r:.64}")
     return host.strip("[]"), int(port)
 
@@ -255,5 +392,28 @@ def _server_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     return context
 
 
-def _is_loopback(host: str) -> bool:
+def check_trust(host: str, ca: Path | None, is_system: bool, is_insecure: bool) -> str | None:
+    """How a worker trusts its front: as `Start.tls`.
+
+    Raises:
+        ConfigError: It was not said, or in more than one way, or the file holds no certificates.
+    """
+    if (ca is not None) + is_system + is_insecure > 1:
+        raise ConfigError("expected one of --tls-ca, --tls-system and --insecure, got several")
+    if ca is None and not is_system and not is_insecure and not is_loopback(host):
+        raise ConfigError(
+            "--connect: beyond loopback expected --tls-ca or --tls-system, or --insecure where the"
+            " network is trusted"
+        )
+    if ca is None:
+        return "system" if is_system else None
+    try:
+        ssl.create_default_context(cafile=str(ca))
+    except OSError as error:
+        raise ConfigError(f"--tls-ca: {ca}: {error}") from None
+    return str(ca.absolute())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address does not leave this machine."""
     return host in ("localhost", "::1") or host.startswith("127.")

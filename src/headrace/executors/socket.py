@@ -160,6 +160,12 @@ class Peer(asyncio.BufferedProtocol):
         """Let the worker finish what it has, and stop."""
         self._send(Drain())
 
+    def part(self, code: str, reason: str) -> None:
+        """Say bye, and end the connection behind what was said."""
+        self._send(Bye(code, reason))
+        if self._transport is not None:
+            self._transport.close()
+
     @property
     def is_known(self) -> bool:
         """Whether the worker has told its card, and is still there."""

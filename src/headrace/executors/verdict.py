@@ -17,6 +17,10 @@ _TOLD = {
     Exit.LOAD_FAILED.name.lower(): "load",
     Exit.BROKEN.name.lower(): "broken",
 }
+_ENDED_FOR = {
+    "hung": "a batch ran for longer than predict_timeout_s",
+    "protocol": "it broke the worker protocol",
+}
 
 
 class Death(NamedTuple):
@@ -25,7 +29,7 @@ class Death(NamedTuple):
     Attributes:
         exit_code: As `subprocess` gives it, negative for a signal; None where it is not known.
         bye: What the worker said, if it did.
-        killed_for: Why this side ended it, if it did: a cause of `Loss`.
+        killed_for: Why this side ended it, if it did: "hung", "protocol" or "disconnected".
         is_out_of_memory: Whether the system has killed for memory meanwhile.
         evidence: What the worker was at.
     """
@@ -42,7 +46,8 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
 
     One that was in the middle of decoding, preprocessing, postprocessing or encoding an item
     convicts it. One in predict makes suspects of the batch. A SIGKILL is an act from outside, of
-    an operator or of the system: what ran is accused only if that repeats itself.
+    an operator or of the system: what ran is accused only if that repeats itself. One between
+    two stages, by itself, makes suspects of all that had begun.
     """
     cause, reason = _cause(death)
     evidence = death.evidence
@@ -51,6 +56,10 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     is_outside = cause == "killed" and _is_sigkill(death) and not death.is_out_of_memory
     if item is not None and running is None and not is_outside and not death.killed_for:
         return Loss(cause, reason, guilty=item, suspects=())
+    has_evidence = evidence.item is not None or evidence.batch is not None
+    if batches and not has_evidence and not is_outside and death.bye is None:
+        # Something that an item left behind, perhaps: without a suspect it would come again.
+        return Loss(cause, reason)
     suspects = [] if running is None else [(running, i) for i in range(len(running.items))]
     if item is not None and item not in suspects:
         suspects.append(item)
@@ -66,16 +75,12 @@ def _item_of(evidence: Evidence, batches: Mapping[int, Batch]) -> tuple[Batch, i
 
 def _cause(death: Death) -> tuple[str, str]:
     """A loss's cause, and the reason for people."""
-    if death.killed_for:
-        reasons = {
-            "hung": "a batch ran for longer than predict_timeout_s",
-            "protocol": "it broke the worker protocol",
-        }
-        return death.killed_for, reasons.get(death.killed_for, death.killed_for)
+    if death.killed_for in _ENDED_FOR:
+        return death.killed_for, _ENDED_FOR[death.killed_for]
     if death.bye is not None and death.bye.code in _TOLD:
         return _TOLD[death.bye.code], death.bye.reason
     code = death.exit_code
-    if code is None:
+    if code is None or (death.killed_for and _is_sigkill(death)):
         return "disconnected", "the connection was lost"
     if code < 0:
         memory = ", out of memory" if death.is_out_of_memory and _is_sigkill(death) else ""

@@ -181,16 +181,20 @@ class HeadraceCollector(Collector):
 class _Beside(Collector):
     """What others count: the server's collectors, then this process's default registry.
 
-    The registry has the user's own metrics, and the interpreter's.
+    The registry has the user's own metrics, and the interpreter's. Of two families of one name
+    the first is shown: a scrape with both would be refused as a whole.
     """
 
     def __init__(self, collectors: Sequence[Collector]) -> None:
         self._collectors = collectors
 
     def collect(self) -> Iterator[Metric]:
-        for collector in self._collectors:
-            yield from collector.collect()
-        yield from REGISTRY.collect()
+        shown: set[str] = set()
+        for collector in (*self._collectors, REGISTRY):
+            for family in collector.collect():
+                if family.name not in shown:
+                    shown.add(family.name)
+                    yield family
 
 
 class Exposition:

@@ -78,6 +78,9 @@ class Broken(Exception):
 class Loop:
     """Serves one connection.
 
+    Attributes:
+        bye: What the front said last, if it did.
+
     Args:
         channel: To the front, past its handshake.
         lane: The replica's work.
@@ -102,6 +105,12 @@ class Loop:
         self._is_draining = False
         self._is_over = False
         self._is_lost = False
+        self.bye: Bye | None = None
+
+    def stop(self) -> None:
+        """Finish what is at hand and take no more; from any thread, or a signal's handler."""
+        self._is_draining = True
+        self._channel.wake()
 
     def serve(self) -> bool:
         """Run until the front says that it is over; False if the connection was lost instead.
@@ -171,6 +180,8 @@ class Loop:
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Run):
+            if self._is_draining:
+                return  # sent before the front knew: others run it
             job = Job(message, time.monotonic())
             self._jobs[job.id] = job
             self._at_hand.append(job)
@@ -183,6 +194,7 @@ class Loop:
         elif isinstance(message, Drain):
             self._is_draining = True
         elif isinstance(message, Bye):
+            self.bye = message
             self._is_over = True
 
     def _tell_started(self, job: Job) -> float:

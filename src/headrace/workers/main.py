@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
-import ssl
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from .. import logs
+from .. import logs, workers
 from ..errors import ConfigError, ProtocolError, ReplicaStartFailed
 from ..lane import Lane
 from ..metrics.snapshot import snapshot
@@ -21,18 +22,16 @@ from ..wire import Bye, Cards, Connection, Ready, Setup, Stats, Welcome
 from .channel import Channel
 from .exits import Exit
 from .loop import Broken, Job, Loop
-from .mark import Mark, create_memory
+from .mark import WAS_READY, Mark, create_memory
 from .process import take_over
 from .resources import DEVICE_VARIABLE, devices_of
-from .sockets import notice_a_dead_link
+from .sockets import CONNECT_TIMEOUT_S, REFUSED, LossWatch, Retries, connect
 from .start import Start
 
 NONCE_BYTES = 32
 MAX_REASON = 2000
-CONNECT_TIMEOUT_S = 10.0
-FIRST_RETRY_S = 0.1
-LAST_RETRY_S = 5.0
-"""A worker that has lost its front tries again after the first, doubled up to the last."""
+LINGER_S = 1.0
+"""How long a front may take to read the last answers of a worker that leaves."""
 
 _log = logging.getLogger("headrace.worker")
 
@@ -45,7 +44,12 @@ def main() -> None:
     logs.configure(start.log_level, start.log_format)
     mark = Mark(create_memory("mark") if start.mark_fd is None else start.mark_fd)
     take_over(start, mark)
+    workers.is_worker = True
     sys.exit(Worker(start, sys.argv[1], mark).run())
+
+
+class Stopped(BaseException):
+    """The process was told to stop while it only waited for a front."""
 
 
 class Worker:
@@ -62,9 +66,12 @@ class Worker:
         self._target = target
         self._mark = mark
         self._cards: Cards | None = None
-        self._lane: Lane[Job] | None = None
+        self._replica: Replica | None = None
         self._setup: Setup | None = None
         self._is_loaded = False
+        self._is_remote = start.address is not None
+        self._is_stopping = False
+        self._on_stop: Callable[[], None] = _exit_now
 
     def run(self) -> Exit:
         """Serve until told to stop; returns the exit code."""
@@ -76,31 +83,57 @@ class Worker:
 
     def _run_remote(self, address: tuple[str, int]) -> Exit:
         """Serve one connection after another, with the model loaded once."""
-        retry_s = FIRST_RETRY_S
+        signal.signal(signal.SIGTERM, self._told_to_stop)
+        try:
+            # Before there is a front: what is wrong with the target is known at once.
+            models_of(load_target(self._target), where=self._target)
+        except ConfigError as error:
+            _log.error(error.message, exc_info=error.__cause__)
+            return Exit.CONFIG
+        try:
+            ended = self._keep_serving(address)
+        except Stopped:
+            ended = Exit.STOPPED
+        self._on_stop = _go_on
+        self._unload()
+        return ended
+
+    def _keep_serving(self, address: tuple[str, int]) -> Exit:
+        """Connect, and serve until that is lost, again and again; gives why that ended."""
+        retries = Retries("{}:{}".format(*address))
         while True:
+            self._on_stop = _raise_stopped
             try:
                 sock = connect(address, self._start.tls)
             except OSError as error:
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
-                where = "{}:{}".format(*address)
-                _log.warning("no front", extra={"address": where, "reason": str(error)})
+                retries.no_front(str(error))
             else:
-                retry_s = FIRST_RETRY_S
-                if (ended := self._serve(sock)) is not None:
-                    self._unload()
+                began = time.monotonic()
+                ended = self._serve(sock)
+                self._on_stop = _raise_stopped
+                if self._is_stopping:
+                    return Exit.STOPPED
+                if ended is not None and ended is not Exit.PROTOCOL:
                     return ended
-                _log.warning("the connection to the front was lost")
-            time.sleep(retry_s)
+                retries.lost(time.monotonic() - began)
+            time.sleep(retries.next_s())
+
+    def _told_to_stop(self, number: int, frame: object) -> None:
+        """On SIGTERM, in the main thread, between any two instructions of it."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._is_stopping = True
+        self._on_stop()
 
     def _serve(self, sock: socket.socket) -> Exit | None:
         """Serve one connection; None if it was lost."""
         secret = self._start.secret
         connection = Connection("worker", secret=secret, nonce=os.urandom(NONCE_BYTES))
-        channel = Channel(sock, connection)
+        channel = Channel(sock, connection, is_wakeable=self._is_remote)
         try:
-            return self._serve_front(channel)
+            return self._serve_front(channel, sock)
         except ConfigError as error:
-            _log.error(error.message, exc_info=error.__cause__)
+            if self._is_remote or error.__cause__ is not None:  # the front tells the rest
+                _log.error(error.message, exc_info=error.__cause__)
             return _leave(channel, Exit.CONFIG, error.message)
         except ReplicaStartFailed as error:
             _log.error("the replica failed to start", exc_info=error)
@@ -114,29 +147,62 @@ class Worker:
         finally:
             channel.close()
 
-    def _serve_front(self, channel: Channel) -> Exit | None:
+    def _serve_front(self, channel: Channel, sock: socket.socket) -> Exit | None:
+        sock.settimeout(CONNECT_TIMEOUT_S if self._is_remote else None)
         setup = _welcome(channel)
+        sock.settimeout(None)
         if setup is None:
             return None
-        if self._lane is None or setup != self._setup:
-            self._unload()
-            self._setup = setup
-            self._lane = self._make_lane(setup)
-            self._is_loaded = False
+        replica = self._get_replica(setup)
         assert self._cards is not None
         channel.put(self._cards)
         channel.flush()
         if not self._is_loaded:
-            self._lane.replica.load()
+            replica.load()
             self._is_loaded = True
         channel.put(Ready())
-        if not Loop(channel, self._lane, self._mark, lambda: Stats(snapshot())).serve():
+        # A lane of its own: nothing is left of another connection's batches.
+        loop = Loop(channel, Lane[Job](replica), self._mark, lambda: Stats(snapshot()))
+        self._on_stop = loop.stop
+        self._mark.slots[WAS_READY] = 1
+        if not self._serve_loop(loop, sock, setup):
             return None
-        self._unload()
-        channel.put(Stats(snapshot()))  # what it has counted since it was last asked
-        return _leave(channel, Exit.STOPPED, "")
+        if loop.bye is not None and loop.bye.code == REFUSED:
+            _log.error("the front refuses this worker", extra={"reason": loop.bye.reason})
+            return None
+        return self._part(channel)
 
-    def _make_lane(self, setup: Setup) -> Lane[Job]:
+    def _serve_loop(self, loop: Loop, sock: socket.socket, setup: Setup) -> bool:
+        """Serve batches; False if the connection was lost."""
+        if not self._is_remote:
+            return loop.serve()
+        with LossWatch(sock, setup.limits.predict_timeout_s):
+            return loop.serve()
+
+    def _part(self, channel: Channel) -> Exit:
+        """Say bye to the front."""
+        if not self._is_remote:
+            self._unload()
+        channel.put(Stats(snapshot()))  # what it has counted since it was last asked
+        _leave(channel, Exit.STOPPED, "")
+        if self._is_remote:
+            # What the front has sent meanwhile is for others to run: it shall know soon.
+            channel.finish()
+            self._unload()
+            channel.linger(LINGER_S)
+        return Exit.STOPPED
+
+    def _get_replica(self, setup: Setup) -> Replica:
+        """The last connection's, if the front asks for the same."""
+        if self._replica is not None and setup == self._setup and self._is_loaded:
+            return self._replica
+        self._unload()
+        self._on_stop = _exit_now
+        self._replica = self._make_replica(setup)
+        self._setup = setup
+        return self._replica
+
+    def _make_replica(self, setup: Setup) -> Replica:
         """Import the target, and make the replica that the front asks for.
 
         Raises:
@@ -146,43 +212,35 @@ class Worker:
         options: dict[str, Any] = {"batching": setup.batching, "mark": self._mark.replica_slots}
         replicas = [Replica(make(), setup.limits, **options) for make in makers]
         names = [replica.card.name for replica in replicas]
-        serves = names.index(setup.model) if setup.model in names else 0
-        if setup.model and setup.model not in names:
-            raise ConfigError(f"{self._target}: there is no model {setup.model}")
+        wanted = setup.model or self._start.model
+        serves = names.index(wanted) if wanted in names else 0
+        if wanted and wanted not in names:
+            raise ConfigError(f"{self._target}: there is no model {wanted}")
         replica = replicas[serves]
         _check_sizing(replica.model)
         devices = self._start.devices or replica.model.devices
         if devices:
             os.environ[DEVICE_VARIABLE] = devices_of(self._start.seat, devices)
         self._cards = Cards(tuple(replica.card for replica in replicas), serves)
-        return Lane(replica)
+        return replica
 
     def _unload(self) -> None:
-        if self._lane is not None:
-            self._lane.replica.unload()
+        self._is_loaded = False
+        if self._replica is not None:
+            self._replica.unload()
 
 
-def connect(address: tuple[str, int], tls: str | None) -> socket.socket:
-    """A connection to a front on another host.
+def _raise_stopped() -> None:
+    raise Stopped
 
-    Args:
-        address: Host and port.
-        tls: A file of certificates to trust, "system" for those of the system, None for no TLS.
 
-    Raises:
-        OSError: There is none to be had.
-    """
-    sock = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
-    try:
-        notice_a_dead_link(sock)
-        if tls is not None:
-            context = ssl.create_default_context(cafile=None if tls == "system" else tls)
-            sock = context.wrap_socket(sock, server_hostname=address[0])
-        sock.settimeout(None)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _go_on() -> None:
+    """It ends already."""
+
+
+def _exit_now() -> NoReturn:
+    """The user's code is being loaded: to it, an exception would be one of its own."""
+    os._exit(Exit.STOPPED)
 
 
 def _welcome(channel: Channel) -> Setup | None:

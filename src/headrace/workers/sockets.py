@@ -1,19 +1,131 @@
-"""What both ends ask of a TCP connection between hosts."""
+"""A worker's connection to a front on another host: made, tried again, and watched."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+import select
 import socket
+import ssl
+import threading
+from typing import Self
+
+from .exits import Exit
 
 IDLE_S, INTERVAL_S, PROBES = 5, 2, 3
 DEAD_AFTER_S = IDLE_S + INTERVAL_S * PROBES
 """A link that carries nothing for this long is given up, whether or not anything was to be sent."""
 
+CONNECT_TIMEOUT_S = 5.0
+"""For the connection, then for what each side has to prove."""
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 5.0
+"""A worker that has no front tries again after the first, doubled up to the last."""
+
+REFUSED = "refused"
+"""The code of a front's bye to a worker that it has no use for."""
+
+_log = logging.getLogger("headrace.worker")
+
 
 def notice_a_dead_link(sock: socket.socket) -> None:
-    """Let the system probe the other host, and send small frames at once."""
+    """Let the system probe the other host, and send small frames at once; for both ends."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def connect(address: tuple[str, int], tls: str | None) -> socket.socket:
+    """A connection to a front on another host.
+
+    Args:
+        address: Host and port.
+        tls: A file of certificates to trust, "system" for those of the system, None for no TLS.
+
+    Raises:
+        OSError: There is none to be had.
+    """
+    sock = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+    try:
+        notice_a_dead_link(sock)
+        if tls is not None:
+            context = ssl.create_default_context(cafile=None if tls == "system" else tls)
+            sock = context.wrap_socket(sock, server_hostname=address[0])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Retries:
+    """When a worker tries again, and what it says of it: the same reason only once in a row.
+
+    Args:
+        address: Of the front, for the log.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._next_s = FIRST_RETRY_S
+        self._said = ""
+
+    def no_front(self, reason: str) -> None:
+        """There was no connection to be had."""
+        self._say("no front", reason)
+
+    def lost(self, after_s: float) -> None:
+        """There was one, for so long."""
+        if after_s > LAST_RETRY_S:
+            self._next_s, self._said = FIRST_RETRY_S, ""
+        self._say("the connection to the front was lost", "")
+
+    def next_s(self) -> float:
+        """How long to wait before the next try."""
+        seconds, self._next_s = self._next_s, min(2 * self._next_s, LAST_RETRY_S)
+        return seconds
+
+    def _say(self, message: str, reason: str) -> None:
+        level = logging.DEBUG if self._said == message + reason else logging.WARNING
+        self._said = message + reason
+        _log.log(level, message, extra={"address": self._address, "reason": reason})
+
+
+class LossWatch:
+    """Ends the process where it does not notice for long that its connection has ended.
+
+    The front gives up a worker that hangs, but cannot end its process.
+
+    Args:
+        sock: The connection.
+        patience_s: How long that may take, as a batch that runs may come to its end.
+    """
+
+    def __init__(self, sock: socket.socket, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._over = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._over, select.POLLIN)
+        self._poll.register(sock, select.POLLRDHUP)
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.eventfd_write(self._over, 1)
+        self._thread.join()
+        os.close(self._over)
+
+    def _watch(self) -> None:
+        if self._over in (fd for fd, _ in self._poll.poll()):
+            return
+        poll = select.poll()
+        poll.register(self._over, select.POLLIN)
+        if not poll.poll(math.ceil(self._patience_s * 1000)):
+            _log.critical("the model hangs, and the front is gone; the worker ends")
+            os._exit(Exit.FRONT_LOST)

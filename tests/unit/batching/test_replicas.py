@@ -245,7 +245,7 @@ def two_batches(*, idempotent: bool = True) -> tuple[Driver, list[Item]]:
 
 
 def suspected(items: list[Item]) -> list[int]:
-    return [item.number for item in items if item.suspect]
+    return [item.number for item in items if item.suspect and item.live]
 
 
 def test_only_the_named_items_are_suspects() -> None:
@@ -319,15 +319,82 @@ def test_items_of_other_replicas_cannot_be_suspects() -> None:
     assert not other.suspect
 
 
-def test_an_act_from_outside_convicts_nobody_at_first_and_whom_it_meets_again() -> None:
-    driver = Driver(replicas=2)
-    batch = driver.start_one()
+def begin_again(driver: Driver, item: Item) -> Batch:
+    """The batch that an item of a lost replica runs in by now, begun."""
+    driver.tick()
+    assert item.batch is not None
+    driver.start(item.batch)
+    return item.batch
+
+
+def test_an_act_from_outside_is_pardoned_to_each_item_once() -> None:
+    driver = Driver(replicas=3)
+    items = driver.several(2)
+    driver.start(driver.run())
     assert lose(driver, 0, is_outside=True) == {}
-    assert suspected(batch.items) == [1]
-    (again,) = (item.batch for item in batch.items if item.batch is not None)
-    assert again.cut is Cut.SUSPECT
-    driver.start(again)
+    assert suspected(items) == []
+    again = begin_again(driver, items[0])
+    assert (again.items, again.cut) == (items, Cut.IDLE)
+    assert lose(driver, again.replica, is_outside=True) == {}
+    assert suspected(items) == [1, 2]
+
+
+def test_one_that_each_act_from_outside_meets_costs_three_replicas_with_mates() -> None:
+    driver = Driver(replicas=4)
+    items = driver.several(2)
+    for code in ({}, {}, {1: "replica_lost"}):
+        replica = begin_again(driver, items[0]).replica
+        assert lose(driver, replica, is_outside=True) == code
+    assert begin_again(driver, items[1]).cut is Cut.SUSPECT
+
+
+def test_one_that_is_alone_costs_two() -> None:
+    driver = Driver(replicas=2)
+    (item,) = driver.start_one().items
+    assert lose(driver, 0, is_outside=True) == {}
+    assert begin_again(driver, item).cut is Cut.IDLE
     assert lose(driver, 1, is_outside=True, back_at=driver.now) == {1: "replica_lost"}
+
+
+def test_what_an_item_does_itself_is_not_pardoned() -> None:
+    driver = Driver(replicas=2)
+    driver.start_one()
+    assert lose(driver, 0, is_outside=False) == {1: "replica_lost"}
+
+
+def test_a_pardon_says_nothing_of_what_an_item_does_itself() -> None:
+    driver = Driver(replicas=2)
+    (item,) = driver.start_one().items
+    lose(driver, 0, is_outside=True)
+    begin_again(driver, item)
+    assert lose(driver, 1, back_at=driver.now) == {1: "replica_lost"}
+
+
+def test_a_suspect_is_pardoned_once_and_stays_a_suspect() -> None:
+    driver, items = with_suspects(2)
+    for replica, code in ((2, {}), (3, {1: "replica_lost"})):
+        driver.batcher.ready(driver.now, replica)
+        alone = begin_again(driver, items[0])
+        assert alone.cut is Cut.SUSPECT
+        assert lose(driver, alone.replica, is_outside=True) == code
+        assert items[0].suspect
+
+
+def test_a_mate_that_meets_it_for_the_first_time_is_pardoned_beside_a_suspect() -> None:
+    driver = Driver(replicas=2)
+    (old,) = driver.start_one().items
+    driver.batcher.lost(driver.now, 0, is_outside=True)
+    (new,) = driver.submit(Item())
+    assert begin_again(driver, old).items == [old, new]
+    driver.batcher.ready(driver.now, 2)
+    assert lose(driver, 1, is_outside=True) == {}
+    assert suspected([old, new]) == [1]
+
+
+def test_where_the_guilty_item_is_known_there_is_no_pardon() -> None:
+    driver, items = two_batches()
+    assert lose(driver, 0, guilty=items[0], is_outside=True) == {1: "replica_lost"}
+    assert not any(item.pardoned for item in items)
 
 
 def test_of_two_batches_that_had_begun_nobody_was_alone() -> None:

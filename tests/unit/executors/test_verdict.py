@@ -87,10 +87,17 @@ def test_an_item_of_the_batch_that_ran_is_a_suspect_once() -> None:
     assert loss.suspects == ((batches[1], 0), (batches[1], 1))
 
 
-def test_without_evidence_nobody_is_suspected() -> None:
-    loss = verdict(Death(CRASHED), batches_of(3))
+@pytest.mark.parametrize("death", [Death(CRASHED), Death(1), Death(KILLED, killed_for="hung")])
+def test_without_evidence_all_that_had_begun_are_suspects(death: Death) -> None:
+    loss = verdict(death, batches_of(3))
     assert loss.guilty is None
-    assert loss.suspects == ()
+    assert loss.suspects is None
+    assert verdict(death, {}).suspects == ()
+
+
+@pytest.mark.parametrize("death", [Death(KILLED), Death(5, Bye("broken", "told to"))])
+def test_without_evidence_an_act_from_outside_or_a_farewell_accuses_nobody(death: Death) -> None:
+    assert verdict(death, batches_of(3)).suspects == ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Models for the tests of worker processes; what they see goes into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from headrace import Batching, Model
+
+FOLDER = "TARGETS_FOLDER"
+
+CHILD = """
+import json, os, sys
+fds = [fd for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+links = []
+for fd in fds:
+    try:
+        links.append(os.readlink(f"/proc/self/fd/{fd}"))
+    except OSError:
+        pass
+print(json.dumps({"environ": dict(os.environ), "links": links}))
+"""
+
+
+def path(name: str) -> Path:
+    return Path(os.environ[FOLDER]) / name
+
+
+def whisper(text: str) -> None:
+    """Tell a test that has its ear open."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path("ear"), os.O_WRONLY | os.O_NONBLOCK)
+        os.write(fd, text.encode() + b"\n")
+        os.close(fd)
+
+
+class Looking(Model):
+    """Notes what the user's code and its children find in their process."""
+
+    examples: ClassVar = [0]
+
+    def load(self) -> None:
+        command = [sys.executable, "-c", CHILD]
+        child = subprocess.run(command, close_fds=False, capture_output=True, check=True)
+        seen = {
+            "argv": sys.argv,
+            "environ": dict(os.environ),
+            "child": json.loads(child.stdout),
+            "cpus": sorted(os.sched_getaffinity(0)),
+            "niceness": os.nice(0),
+        }
+        path(f"seen {os.getpid()}").write_text(json.dumps(seen))
+
+    def predict(self, batch: list[int]) -> list[int]:
+        return batch
+
+
+class Obeying(Model):
+    """Doubles numbers; some numbers, and some files, are orders."""
+
+    batching: ClassVar = Batching(max_batch_size=4)
+    examples: ClassVar = [0]
+
+    def load(self) -> None:
+        if path("load raises").exists():
+            raise OSError("no weights")
+        if path("load exits").exists():
+            os._exit(9)
+        while path("load waits").exists():
+            time.sleep(0.005)
+
+    def predict(self, batch: list[int]) -> list[int]:
+        for n in batch:
+            if n == -1:
+                os._exit(3)
+            if n == -2:
+                whisper("hanging")
+                time.sleep(1000)
+            if n == -3:
+                os.closerange(3, 64)
+                time.sleep(1000)
+            if n == -4:
+                subprocess.Popen(["sleep", "1000"], close_fds=False)
+        return [2 * n for n in batch]
+
+    def unload(self) -> None:
+        whisper("unloaded")
