@@ -430,7 +430,9 @@ class _Joinable(Protocol):
 def _join(parts: Sequence[_Joinable], timeout_s: float) -> bool:
     loop_time = asyncio.get_running_loop().time
     ends = loop_time() + timeout_s
-    return all([part.join(max(0.0, ends - loop_time())) for part in parts])
+    # Each is asked, whatever the one before says: that is what stops its workers.
+    stopped = [part.join(max(0.0, ends - loop_time())) for part in parts]
+    return all(stopped)
 
 
 def _makers(models: Any) -> list[MakeModel]:

@@ -56,17 +56,19 @@ def target_of(value: Any) -> str:
     """
     named = value.function if isinstance(value, FunctionModel) else value
     module, name = getattr(named, "__module__", None), getattr(named, "__qualname__", None)
-    found = sys.modules.get(str(module))
+    home = sys.modules.get(str(module))
+    found: Any = home
     for part in str(name).split("."):
         found = getattr(found, part, None)
-    if found is not value or found is None:
+    file = getattr(home, "__file__", None)
+    is_importable = module != "__main__" or file is not None
+    if found is None or found is not value or not is_importable:
         raise TargetError(
             f"models: expected what another process can import by its name, such as a Model class"
             f" of a module, got {clip(value)}; name a target such as 'module:Name' instead, or use"
             " executor 'thread'"
         )
-    file = getattr(sys.modules[str(module)], "__file__", None)
-    return f"{file}:{name}" if module == "__main__" and file else f"{module}:{name}"
+    return f"{file}:{name}" if module == "__main__" else f"{module}:{name}"
 
 
 def models_of(value: Any, *, where: str) -> list[MakeModel]:

@@ -115,18 +115,22 @@ class ScriptedExecutor:
     Attributes:
         batches: Started batches that have not ended, in order.
         cancelled: The (batch id, index) pairs that were cancelled.
+        replaced: Replicas that hung and are to be replaced; the test tells the events of it.
 
     Args:
         card: What it says to serve.
         replicas: How many replicas are ready at once when it is opened.
+        can_replace: Whether it says that it can replace a replica that hangs.
     """
 
-    def __init__(self, card: ModelCard, *, replicas: int = 1) -> None:
+    def __init__(self, card: ModelCard, *, replicas: int = 1, can_replace: bool = False) -> None:
         self.batches: deque[Batch] = deque()
         self.cancelled: list[tuple[int, int]] = []
+        self.replaced: list[int] = []
         self.closed = False
         self._card = card
         self._replicas = replicas
+        self._can_replace = can_replace
         self.events: Events | None = None
 
     def open(self, events: Events) -> None:
@@ -141,7 +145,9 @@ class ScriptedExecutor:
         self.cancelled.append((batch.id, index))
 
     def replace(self, replica: int) -> bool:
-        return False
+        if self._can_replace:
+            self.replaced.append(replica)
+        return self._can_replace
 
     def close(self) -> None:
         self.closed = True

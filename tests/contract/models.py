@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -54,6 +55,8 @@ class Scripted(Model):
         if is_set("broken"):
             raise RuntimeError("out of memory")
         for order in batch:
+            while order.do == "wait" and not is_set("go"):
+                time.sleep(0.001)
             if order.do == "predict":
                 raise ValueError("told to")
             if order.do == "exit":

@@ -221,10 +221,12 @@ def test_isolation_takes_at_most_every_second_predict_while_others_wait(
     make: MakeExecutor, folder: Path
 ) -> None:
     async def test(executor: Executor, record: Record) -> None:
-        ill = batch_of(1, [payload(n, "predict" if n == 13 else "") for n in range(1, 33)])
+        orders = {1: "wait", 13: "predict"}
+        ill = batch_of(1, [payload(n, orders.get(n, "")) for n in range(1, 33)])
         others = [batch_of(k, [payload(100 * k)]) for k in range(2, 8)]
         for batch in (ill, *others):
             executor.start(batch)
+        (folder / "go").touch()  # the others wait by now, wherever that is
         await record.until("ended", ill.id)
         await record.until("ended", others[-1].id)
         # The canary's item has the number 0.

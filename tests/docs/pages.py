@@ -6,10 +6,11 @@ A page is run from top to bottom in one folder. What its fenced blocks mean is i
 - ```` ```python ````: a program that must end well.
 - ```` ```console ````: commands after `$ `, each with what it prints. `...` stands for any text,
   and on a line of its own for any lines. `headrace serve` runs until the page's end or its next
-  `headrace serve`; then it gets ^C and must drain and exit with 0.
+  `headrace serve`; then it gets ^C and must drain and exit with 0. So does `headrace worker`, at
+  the page's end.
 - ```` ```json ````: must be JSON. Other blocks are for reading.
 
-Pages say port 8000; a free one is used, and what is printed is changed back.
+Pages say port 8000, and 7317 for workers; free ones are used, and what is printed is changed back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 PORT = "8000"
+WORKERS_PORT = "7317"
 
 needs_curl = pytest.mark.skipif(
     shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl here"
@@ -94,7 +96,9 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._server: subprocess.Popen[bytes] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
         self._port = _free_port()
+        self._workers_port = _free_port()
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         scripts = str(Path(sys.executable).parent)
         self._environ = {
@@ -110,15 +114,16 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
+        for process in filter(None, (self._server, *self._workers)):
+            process.kill()
+            process.wait()
 
     def follow(self, page: Path) -> None:
         """Do all that a page says."""
         for block in blocks_of(page):
             self.do(block)
         self.stop_server()
+        self.stop_workers()
 
     def do(self, block: Block) -> None:
         """Do what one block says."""
@@ -141,14 +146,27 @@ class Reader:
                 server.send_signal(signal.SIGINT)
                 assert server.wait(TIMEOUT_S) == 0, self._server_log()
 
+    def stop_workers(self) -> None:
+        """^C in their terminals."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            with _killed_at_last(worker):
+                worker.send_signal(signal.SIGINT)
+                assert worker.wait(TIMEOUT_S) == 0, (self._folder / "worker.err").read_text()
+
     def _type(self, step: Step, where: str) -> None:
         command = step.command.replace(PORT, str(self._port))
+        command = command.replace(WORKERS_PORT, str(self._workers_port))
         if command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
             self.stop_server()
             printed = self._serve(command)
+        elif command.startswith("headrace worker ") and not step.printed:
+            self._start_worker(command)
+            printed = ""
         else:
             printed, _ = self._run(["bash", "-c", command])
         printed = printed.replace(str(self._port), PORT)
+        printed = printed.replace(str(self._workers_port), WORKERS_PORT)
         assert matches(step.printed, printed), (
             f"{where}: $ {step.command}\n"
             f"--- the page says:\n{step.printed}\n"
@@ -184,6 +202,17 @@ class Reader:
             assert self._server.poll() is None and time.monotonic() < until, self._server_log()
             time.sleep(0.02)
         return output.read_text()
+
+    def _start_worker(self, command: str) -> None:
+        with (self._folder / "worker.err").open("ab") as log:
+            worker = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=self._folder,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
+            )
+        self._workers.append(worker)
 
     def _server_log(self) -> str:
         return (self._folder / "server.err").read_text()

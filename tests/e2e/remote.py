@@ -36,12 +36,17 @@ class House:
         self._started: list[Served] = []
 
     def front(
-        self, *, listen: str = "127.0.0.1:0", before: Sequence[str] = (), **settings: Any
+        self,
+        *,
+        listen: str = "127.0.0.1:0",
+        uds: Path | None = None,
+        before: Sequence[str] = (),
+        **settings: Any,
     ) -> Served:
         """A server that waits for workers; it is not ready before one has come."""
         workers = {"workers.listen": listen, "workers.secret_file": self.secret}
         given = {key.replace("__", "."): value for key, value in settings.items()}
-        front = self._serve(workers | given, before)
+        front = self._serve(workers | given, uds, before)
         eventually(lambda: listens_at(front), "workers to be let in")
         return front
 
@@ -59,13 +64,19 @@ class House:
         for each in self._started:
             each.stop()
 
-    def _serve(self, settings: Mapping[str, Any], before: Sequence[str] = ()) -> Served:
-        command = ["serve", "--executor", "remote", "--port", "0", "--log-format", "json"]
+    def _serve(
+        self,
+        settings: Mapping[str, Any],
+        uds: Path | None = None,
+        before: Sequence[str] = (),
+    ) -> Served:
+        command = ["serve", "--executor", "remote", "--log-format", "json"]
+        command += ["--port", "0"] if uds is None else ["--uds", str(uds)]
         for key, value in settings.items():
             command += ["--set", f"{key}={value}"]
-        return self._start([*before, sys.executable, "-m", "headrace", *command])
+        return self._start([*before, sys.executable, "-m", "headrace", *command], uds)
 
-    def _start(self, command: list[str]) -> Served:
+    def _start(self, command: list[str], uds: Path | None = None) -> Served:
         own = Path(tempfile.mkdtemp(dir=self.folder))
         process = subprocess.Popen(
             command,
@@ -74,7 +85,7 @@ class House:
             text=True,
             env={**os.environ, FOLDER: str(own)},
         )
-        started = Served(process, own, None, "http://x")
+        started = Served(process, own, uds, "http://x")
         self._started.append(started)
         return started
 
@@ -128,7 +139,7 @@ class Load:
         self.statuses: Counter[int] = Counter()
         self.wrong: list[str] = []
         self.slowest_s = 0.0
-        self._address = front.address
+        self._front = front
         self._timeout_s = timeout_s
         self._s = s
         self._is_over = threading.Event()
@@ -160,18 +171,25 @@ class Load:
 
     def _ask(self, client: int) -> None:
         headers = {"x-request-timeout": str(self._timeout_s)}
-        with httpx.Client(timeout=60.0, trust_env=False, headers=headers) as http:
+        uds = self._front.uds
+        transport = None if uds is None else httpx.HTTPTransport(uds=str(uds))
+        with httpx.Client(
+            transport=transport, timeout=60.0, trust_env=False, headers=headers
+        ) as http:
             n = client * 1_000_000
             while not self._is_over.is_set():
                 n += 1
                 began = time.monotonic()
                 try:
-                    answer = http.post(self._address + "/predict", json={"n": n, "s": self._s})
+                    order = {"n": n, "s": self._s}
+                    answer = http.post(self._front.address + "/predict", json=order)
                 except httpx.TransportError:
                     if self._is_over.wait(0.02):  # the front is gone; the test knows
                         return
                     continue
                 self._took(answer, n, time.monotonic() - began)
+                if answer.status_code != 200:
+                    self._is_over.wait(0.05)
 
     def _took(self, answer: httpx.Response, n: int, took_s: float) -> None:
         with self._lock:

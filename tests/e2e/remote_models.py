@@ -74,6 +74,9 @@ class Triple(Double):
         return [3 * order.n for order in batch]
 
 
+BOTH = [Double, Triple]
+
+
 class LoadRaises(Double):
     def load(self) -> None:
         raise OSError("no weights")

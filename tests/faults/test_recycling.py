@@ -66,13 +66,12 @@ def test_rolling_replacement_fails_no_request_and_takes_one_worker_more_at_most(
 
 
 def test_rolling_replacement_costs_little_throughput(serve: Serve) -> None:
-    servers = [
-        serve("Steady", replicas=2, workers__recycle_after_items=items) for items in (0, 500)
-    ]
+    more: dict[str, Any] = {"replicas": 2, "batching__max_batch_size": 1}
+    servers = [serve("Steady", workers__recycle_after_items=items, **more) for items in (0, 500)]
     rates: list[list[float]] = [[], []]
     for _ in range(4):
         for server, its_rates in zip(servers, rates, strict=True):
-            with Load(Log(server), 32) as load:
+            with Load(Log(server), 8) as load:
                 load.rate(0.5)
                 its_rates.append(load.rate(seconds(6.0) / 4))
             load.check()

@@ -11,6 +11,7 @@ from headrace.config import (
     Limits,
     Resolved,
     ServerSettings,
+    Workers,
     describe,
     env_name,
     from_environment,
@@ -51,7 +52,14 @@ def test_the_defaults_are_valid() -> None:
         (Batching, "bucket_bytes", "1000", "got '1000'"),
         (Batching, "bucket_bytes", 1000, "got 1000"),
         (Limits, "max_headers", 0, "expected an integer, at least 1, got 0"),
-        (ServerSettings, "executor", "gpu", "expected 'thread' or 'inline', got 'gpu'"),
+        (
+            ServerSettings,
+            "executor",
+            "gpu",
+            "expected 'process' or 'thread' or 'inline' or 'remote', got 'gpu'",
+        ),
+        (Workers, "niceness", 20, "expected 0 to 19, got 20"),
+        (Workers, "insecure", 1, "expected true or false, got 1"),
         (ServerSettings, "uds", 3, "expected text or nothing, got 3"),
         (ServerSettings, "host", None, "expected text, got None"),
         (ServerSettings, "port", 99999, "expected 0 to 65535, got 99999"),
@@ -92,6 +100,21 @@ def test_bounds_are_a_list_in_a_table() -> None:
     found = from_table({"batching": {"bucket_bytes": [10, 20], "cost": "bytes"}}, file="h.toml")
     settings = resolve([found]).settings
     assert override(Batching(), settings.batching) == Batching(bucket_bytes=(10, 20), cost="bytes")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_a_truth_is_read_from_text(text: str, value: bool) -> None:
+    found = from_environment({"HEADRACE_WORKERS_INSECURE": text})
+    assert resolve([found]).settings.workers.insecure is value
+
+
+def test_workers_are_a_section_of_their_own() -> None:
+    assert ServerSettings().workers == Workers()
+    found = from_table({"workers": {"niceness": 5, "listen": "host:1"}}, file="h.toml")
+    assert resolve([found]).settings.workers == Workers(niceness=5, listen="host:1")
+    assert env_name("workers.stop_timeout_s") == "HEADRACE_WORKERS_STOP_TIMEOUT_S"
 
 
 def test_every_setting_has_a_meaning_a_describable_type_and_a_valid_default() -> None:
@@ -194,6 +217,14 @@ def test_later_layers_override_earlier_ones_and_origins_are_kept() -> None:
     ("layer", "message"),
     [
         (from_environment({"HEADRACE_PORT": "x"}), "HEADRACE_PORT: expected 0 to 65535, got 'x'"),
+        (
+            from_environment({"HEADRACE_WORKERS_INSECURE": "perhaps"}),
+            "HEADRACE_WORKERS_INSECURE: expected true or false, got 'perhaps'",
+        ),
+        (
+            from_table({"workers": {"insecure": "true"}}, file="f"),
+            "f: workers.insecure: expected true or false, got 'true'",
+        ),
         (from_table({"port": "80"}, file="f"), "f: port: expected 0 to 65535, got '80'"),
         (
             from_environment({"HEADRACE_DRAIN_DELAY_S": "nan"}),
@@ -215,6 +246,8 @@ def test_later_layers_override_earlier_ones_and_origins_are_kept() -> None:
     ],
     ids=[
         "no-number",
+        "no-truth",
+        "truth-as-text-in-a-file",
         "text-in-a-file",
         "nan",
         "descending",

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 import pytest
 
 from headrace import Batching, Model
-from headrace.batching import Cut
+from headrace.batching import Batch, Cut
 from headrace.call import Call, Failure, Outcome, Payload, Value
 from headrace.card import ModelCard
 from headrace.clock import NEVER
 from headrace.config import Limits
 from headrace.engine import Engine, Ticket
 from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull
+from headrace.executors import Loss, ReplicaStatus
 from headrace.replica import Replica
 from headrace.testing import ManualClock, ManualLoop, ScriptedExecutor
 
@@ -76,12 +77,13 @@ class House:
         replicas: int = 1,
         limits: Limits | None = None,
         sizing: Model | None = None,
+        can_replace: bool = False,
         make_loop: Callable[[ManualClock], ManualLoop] = ManualLoop,
     ) -> None:
         self.clock = ManualClock(100.0)
         self.loop = make_loop(self.clock)
         card = Replica(model or Echo()).card
-        self.executor = ScriptedExecutor(card, replicas=replicas)
+        self.executor = ScriptedExecutor(card, replicas=replicas, can_replace=can_replace)
         self.hung = 0
         self.became_ready = 0
         self.start_failures: list[str] = []
@@ -105,6 +107,17 @@ class House:
             Payload(body=body.encode(), input_type=JSON, output_type=JSON) for body in bodies
         )
         return heard, self.engine.submit(Call(payloads=payloads, deadline=deadline), heard)
+
+    def begin(self, *bodies: str, deadline: float = NEVER) -> tuple[Heard, Batch]:
+        """Ask, and let the one batch begin; the executor forgets it."""
+        heard, _ = self.ask(*bodies, deadline=deadline)
+        self.loop.run()
+        batch = self.executor.begin()
+        self.executor.batches.clear()
+        return heard, batch
+
+    def states(self) -> dict[int, str]:
+        return {number: status.state for number, status in self.engine.replicas.items()}
 
     def _on_hung(self) -> None:
         self.hung += 1
@@ -356,11 +369,165 @@ def test_items_of_a_lost_replica_are_answered_or_run_again() -> None:
     house.loop.run()
     batch = house.executor.begin()
     house.executor.batches.clear()
-    house.engine.lost(batch.replica, (batch, 0))
+    house.engine.lost(batch.replica, Loss("exited", "exited with code 1", guilty=(batch, 0)))
     house.loop.run()
     assert heard.codes == ["replica_lost"]
     house.executor.finish()
     assert heard.codes == ["replica_lost", "2"]
+
+
+KILLED = Loss("killed", "killed by SIGSEGV")
+
+
+def test_a_lost_replica_is_counted_by_its_cause_and_told_with_its_reason() -> None:
+    house = House()
+    house.engine.lost(0, KILLED)
+    assert house.engine.counts.restarts == {"killed": 1}
+    assert house.engine.replicas == {0: ReplicaStatus("unready", "killed by SIGSEGV")}
+    assert (house.engine.is_ready, house.engine.reason) == (False, "killed by SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("suspects", "is_outside", "cut"),
+    [
+        (None, False, Cut.SUSPECT),
+        ((0, 1), False, Cut.SUSPECT),
+        ((0, 1), True, Cut.IDLE),
+        ((), False, Cut.IDLE),
+    ],
+    ids=["unknown", "named", "outside", "nobody"],
+)
+def test_whom_a_loss_names_decides_how_its_items_run_again(
+    suspects: tuple[int, ...] | None, is_outside: bool, cut: Cut
+) -> None:
+    house = House(replicas=2)
+    heard, batch = house.begin("1", "2")
+    named = None if suspects is None else tuple((batch, index) for index in suspects)
+    loss = Loss("killed", "killed", suspects=named, is_outside=is_outside)
+    house.engine.lost(batch.replica, loss)
+    house.loop.run()
+    assert house.executor.batches[0].cut is cut
+    while house.executor.batches:
+        house.executor.finish()
+        house.loop.run()
+    assert heard.codes == ["1", "2"]
+
+
+def test_a_loss_may_convict_the_only_suspect() -> None:
+    house = House(replicas=2)
+    heard, batch = house.begin("1", "2")
+    house.engine.lost(batch.replica, Loss("exited", "exited", suspects=((batch, 1),)))
+    house.loop.run()
+    assert heard.codes == ["replica_lost"]
+
+
+def test_while_a_recovery_is_expected_calls_that_can_wait_are_admitted() -> None:
+    house = House()
+    first, _ = house.begin("1", "2")
+    house.engine.lost(0, KILLED, house.clock.now + 1.0)
+    house.engine.status(0, ReplicaStatus("starting", "loading"))
+    assert (house.engine.is_ready, house.engine.reason) == (False, "loading")
+    later, _ = house.ask("3", deadline=house.clock.now + 2.0)
+    with pytest.raises(NotReady) as caught:
+        house.ask("4", deadline=house.clock.now + 0.5)
+    assert caught.value.retry_after_s == pytest.approx(1.0)
+    house.loop.advance(1.0)
+    assert first.parts == [] and later.parts == []
+    house.engine.ready(0, house.engine.card)
+    house.loop.run()
+    while house.executor.batches:
+        house.executor.finish()
+        house.loop.run()
+    assert (first.codes, later.codes) == (["1", "2"], ["3"])
+
+
+def test_in_back_off_all_are_refused_and_the_reason_says_so() -> None:
+    house = House()
+    heard, _ = house.begin("1", "2")
+    house.engine.lost(0, KILLED)
+    house.engine.status(0, ReplicaStatus("restarting", "the next start is in 4 s"))
+    house.loop.run()
+    assert heard.codes == 2 * ["not_ready"]
+    assert house.engine.reason == "the next start is in 4 s"
+    with pytest.raises(NotReady):
+        house.ask("3")
+
+
+def test_a_status_does_not_make_a_model_unready_that_another_replica_serves() -> None:
+    house = House(replicas=2)
+    house.engine.lost(0, KILLED)
+    house.engine.status(0, ReplicaStatus("restarting", "the next start is in 4 s"))
+    assert (house.engine.is_ready, house.engine.reason) == (True, "")
+    assert house.states() == {0: "restarting", 1: "ready"}
+
+
+def test_an_unready_replica_may_say_when_it_will_be_back() -> None:
+    house = House()
+    house.engine.unready(0, "broken", house.clock.now + 1.0)
+    heard, _ = house.ask("1")
+    house.loop.run()
+    assert heard.parts == [] and house.engine.reason == "broken"
+    house.engine.unready(0, "broken still")
+    house.loop.run()
+    assert heard.codes == ["not_ready"]
+
+
+def test_a_withdrawn_replica_finishes_what_it_has_and_retires() -> None:
+    house = House(replicas=2)
+    heard, batch = house.begin("1")
+    house.engine.withdrawn(batch.replica, "recycled")
+    assert house.states()[batch.replica] == "draining"
+    house.ask("2")
+    house.loop.run()
+    assert house.executor.batches[0].replica != batch.replica
+    house.engine.part(batch, 0, Value(b"1", JSON), True)
+    house.engine.ended(batch)
+    house.engine.retired(batch.replica, "recycled")
+    assert heard.codes == ["1"]
+    assert house.states() == {house.executor.batches[0].replica: "ready"}
+    assert house.engine.counts.restarts == {"recycled": 1}
+
+
+def test_what_a_retired_replica_leaves_runs_elsewhere_and_nobody_is_suspected() -> None:
+    house = House(replicas=2)
+    heard, batch = house.begin("1")
+    house.engine.withdrawn(batch.replica, "scaled")
+    house.engine.retired(batch.replica, "scaled")
+    house.loop.run()
+    assert house.executor.batches[0].cut is Cut.IDLE
+    house.executor.finish()
+    assert heard.codes == ["1"]
+
+
+def test_retiring_a_replica_changes_nothing_of_what_is_expected() -> None:
+    house = House()
+    house.engine.lost(0, KILLED, house.clock.now + 1.0)
+    heard, _ = house.ask("1")
+    house.engine.withdrawn(7, "scaled")
+    house.engine.retired(7, "scaled")
+    house.loop.run()
+    assert heard.parts == [] and house.states() == {0: "unready"}
+
+
+def test_a_hung_replica_that_can_be_replaced_is_left_to_the_executor() -> None:
+    house = House(limits=Limits(predict_timeout_s=1.0), can_replace=True)
+    heard, batch = house.begin("1", "2")
+    house.loop.run()
+    house.loop.advance(1.0)
+    assert (house.executor.replaced, house.hung, heard.parts) == ([0], 0, [])
+    assert not house.engine.is_ready and "predict_timeout_s" in house.engine.reason
+    later, _ = house.ask("3")
+    house.loop.run()
+    suspects = tuple((batch, index) for index in range(2))
+    house.engine.lost(0, Loss("hung", "hung", suspects=suspects), house.clock.now + 1.0)
+    house.executor.batches.clear()
+    house.engine.ready(0, house.engine.card)
+    house.loop.run()
+    assert house.engine.counts.restarts == {"hung": 1}
+    while house.executor.batches:
+        house.executor.finish()
+        house.loop.run()
+    assert (sorted(heard.codes), later.codes) == (["1", "2"], ["3"])
 
 
 def test_a_batch_set_aside_frees_its_slot_and_is_counted_once() -> None:

@@ -27,6 +27,14 @@ def test_model_is_the_decorator_in_whatever_order_things_are_imported(imports: s
     assert (ran.stdout, ran.stderr) == ("[1]\n", "")
 
 
+def test_the_front_is_imported_without_what_only_serving_needs() -> None:
+    source = "import sys, headrace.hosts, headrace.server; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=30)
+    assert ran.stderr == ""
+    heavy = {"numpy", "pydantic", "falcon", "uvicorn", "typer"}
+    assert heavy.isdisjoint(ran.stdout.split())
+
+
 def test_every_public_name_can_be_had_and_there_are_few() -> None:
     assert len(headrace.__all__) <= 30
     for name in headrace.__all__:

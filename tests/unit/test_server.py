@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
-from headrace import Model, Server, ServerSettings
+import pytest
+
+from headrace import ConfigError, Model, Server, ServerSettings, workers
+from headrace.server import UNGUARDED
 
 WAIT_S = 30.0
 
@@ -17,7 +24,8 @@ class Echo(Model):
 
 def test_a_server_can_be_stopped_before_during_and_after_its_run() -> None:
     ready = threading.Event()
-    server = Server(Echo, ServerSettings(port=0), on_ready=lambda _: ready.set())
+    settings = ServerSettings(port=0, executor="thread")
+    server = Server(Echo, settings, on_ready=lambda _: ready.set())
     server.stop()
     codes: list[int] = []
 
@@ -35,3 +43,51 @@ def test_a_server_can_be_stopped_before_during_and_after_its_run() -> None:
         ready.clear()
     assert codes == [0, 0]
     server.stop()
+
+
+def test_a_worker_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(Echo, ServerSettings(port=0, executor="thread"))
+    monkeypatch.setattr(workers, "is_worker", True)
+    with pytest.raises(ConfigError, match="put the call under `if __name__"):
+        server.run()
+
+
+UNGUARDED_PROGRAM = """
+from headrace import Model, Server, ServerSettings
+
+class Echo(Model):
+    def predict(self, batch: list[int]) -> list[int]:
+        return batch
+
+Server(Echo, ServerSettings(port=0)).run()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(UNGUARDED_PROGRAM)
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    ran = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith("headrace.errors.ConfigError: ") and UNGUARDED in last
+
+
+@pytest.mark.parametrize("executor", ["process", "remote"])
+def test_the_cards_of_workers_are_not_known_before_they_come(executor: str) -> None:
+    settings = ServerSettings(executor=executor)  # type: ignore[arg-type]
+    with (
+        pytest.raises(ConfigError, match=r"workers\.listen")
+        if executor == "remote"
+        else (pytest.raises(ConfigError, match="expected at least one, got none"))
+    ):
+        Server([], settings)
+
+
+def test_only_worker_processes_can_be_more_or_fewer() -> None:
+    with pytest.raises(ConfigError, match="only worker processes"):
+        Server(Echo, ServerSettings(executor="thread")).scale(2)
+    Server("nowhere:Echo", ServerSettings()).scale(2)

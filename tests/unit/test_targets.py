@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from headrace import Model
+from headrace import Model, model
 from headrace.errors import TargetError
-from headrace.targets import load_target, models_of
+from headrace.targets import load_target, models_of, target_of
 
 SOURCE = """
 from dataclasses import dataclass
@@ -191,3 +193,71 @@ def test_each_replica_of_an_instance_is_a_copy_of_it() -> None:
     first, second = make(), make()
     assert first is not second and first is not made
     assert (first.name, made.name) == ("other", "")
+
+
+class Known(Model):
+    """One that another process can import."""
+
+    class Inner(Model):
+        """So can one inside of it."""
+
+
+@model(name="known")
+def known(batch: list[int]) -> list[int]:
+    return batch
+
+
+def test_what_is_bound_to_its_name_in_a_module_has_a_target() -> None:
+    assert target_of(Known) == f"{__name__}:Known"
+    assert target_of(Known.Inner) == f"{__name__}:Known.Inner"
+    assert target_of(known) == f"{__name__}:known"
+
+
+def local() -> type[Model]:
+    class Local(Model):
+        """Only this call knows it."""
+
+    return Local
+
+
+@model
+def replaced(batch: list[int]) -> list[int]:
+    return batch
+
+
+first_replaced = replaced
+
+
+@model  # type: ignore[no-redef]
+def replaced(batch: list[int]) -> list[int]:
+    return batch
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Known(), local(), first_replaced, {"a": Known}, 7, None],
+    ids=["instance", "local", "another-now", "dict", "number", "nothing"],
+)
+def test_what_no_other_process_can_import_by_name_has_none(value: Any) -> None:
+    with pytest.raises(TargetError, match="name a target such as 'module:Name' instead"):
+        target_of(value)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A program that runs, with a model of its own."""
+    module = ModuleType("__main__")
+    source = "from headrace import Model\nclass Own(Model):\n    pass\n"
+    exec(source, vars(module))
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    return module
+
+
+def test_a_model_of_the_program_itself_is_named_by_its_file(program: ModuleType) -> None:
+    program.__file__ = "/srv/app.py"
+    assert target_of(program.Own) == "/srv/app.py:Own"
+
+
+def test_a_program_without_a_file_cannot_be_imported(program: ModuleType) -> None:
+    with pytest.raises(TargetError, match="or use executor 'thread'"):
+        target_of(program.Own)

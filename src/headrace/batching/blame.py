@@ -35,7 +35,7 @@ class Blame:
         if self._pardons and not item.pardoned:
             item.pardoned = True
             return False
-        if item.suspect or len(self._accused) == 1:
+        if len(self._accused) == 1:  # as always where it is a suspect: that runs alone
             return True
         item.suspect = True
         return False

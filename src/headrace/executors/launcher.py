@@ -1,4 +1,4 @@
-"""Starts worker processes: spawned, each with its share of the machine, and nothing inherited."""
+"""Starts worker processes: spawned, each with its share of the machine and no open files else."""
 
 from __future__ import annotations
 

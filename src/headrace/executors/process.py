@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,20 +17,16 @@ from ..card import ModelCard
 from ..clock import NEVER, Instant, system_clock
 from ..config import Limits
 from ..wire import Cards, Connection, Setup
-from ..workers.mark import examine
 from .base import Events, Loss, ReplicaStatus
 from .launcher import Launch, Worker
-from .memory import oom_kills
 from .restarts import FIRST_DELAY_S
 from .seats import Life, Seat
 from .socket import Metrics, Peer, SocketExecutor
-from .verdict import Death, verdict
 
 NONCE_BYTES = 32
 LAST_WORDS_S = 0.05
 """How long a dead worker's connection may stay open before it counts as over: a child that the
 user's code has forked may hold it. As long may a worker live on without its connection."""
-RSS_EVERY_S = 1.0
 KILL_TIMEOUT_S = 5.0
 """How long the system may take to end a process that was killed."""
 FATAL = ("config", "load")
@@ -117,17 +112,10 @@ class ProcessExecutor(SocketExecutor):
     def _spawn(self, seat: Seat, number: int) -> Life:
         worker = Worker(self._target, seat.place, len(self._seats), self._launch)
         setup = Setup(
-            limits=self._limits,
-            batching=self._batching,
-            model=self._model,
-            replica=seat.place,
+            limits=self._limits, batching=self._batching, model=self._model, replica=seat.place
         )
-        connection = Connection(
-            "front",
-            secret=worker.secret,
-            nonce=os.urandom(NONCE_BYTES),
-            setup=setup,
-        )
+        nonce = os.urandom(NONCE_BYTES)
+        connection = Connection("front", secret=worker.secret, nonce=nonce, setup=setup)
         life = Life(number, seat, worker, Peer(number, connection, self))
         life.peer.events = self._events
         self._lives[number] = life
@@ -175,7 +163,7 @@ class ProcessExecutor(SocketExecutor):
         life.items += batch.count
         if life.state == "draining":
             self._stop_if_idle(life)
-        elif self._is_worn(life) and not self._is_recycling:
+        elif life.is_worn(self._launch.settings) and not self._is_recycling:
             self._recycle(life)
 
     def disconnected(self, peer: Peer, error: Exception | None) -> None:
@@ -215,7 +203,7 @@ class ProcessExecutor(SocketExecutor):
             return
         if life.timer is not None:
             life.timer.cancel()
-        loss, crash = self._examine(life)
+        loss, crash = life.examine()
         life.worker.close()
         self._forget(life.peer)
         if life.retired_for and not life.peer.batches:
@@ -232,26 +220,33 @@ class ProcessExecutor(SocketExecutor):
         if not self._was_ever_ready and seat.restarts.is_hopeless:
             self._fail(life, loss)
             return
+        if life is seat.successor:
+            seat.successor = None
+            seat.recycles_from = system_clock() + delay_s
+            if self._events is not None:
+                self._events.retired(life.number, loss.cause)
+            return
         is_vacant = self._vacate(seat, life)
-        expected_at = seat.back_at if is_vacant and not delay_s else NEVER
-        if self._events is not None:
-            self._events.lost(life.number, loss, min(expected_at, self._back_at))
+        self._tell_lost(life, loss, seat.back_at if is_vacant and not delay_s else NEVER)
         if is_vacant:
             self._start_later(seat, delay_s, loss.reason)
-        else:
-            seat.recycles_from = system_clock() + delay_s
 
     def _vacate(self, seat: Seat, life: Life) -> bool:
-        """Take a worker that has ended out of its seat; whether nobody holds it now."""
-        if seat.successor is life:
-            seat.successor = None
-            return False
+        """Take a worker that has ended out of its seat; whether that is empty now."""
         if seat.life is not life:
             return False
         seat.life, seat.successor = seat.successor, None
         if seat.life is not None:
             seat.number = seat.life.number
         return seat.life is None
+
+    def _tell_lost(self, life: Life, loss: Loss, expected_at: Instant) -> None:
+        if self._events is None:
+            return
+        self._events.lost(life.number, loss, min(expected_at, self._back_at))
+        if life.seat.number != life.number or life.retired_for:
+            # Its number does not come back: another holds the seat, or there is none.
+            self._events.retired(life.number, life.retired_for or "recycled")
 
     def _start_later(self, seat: Seat, delay_s: float, reason: str) -> None:
         assert self._loop is not None
@@ -291,17 +286,6 @@ class ProcessExecutor(SocketExecutor):
         starting = (life for life in self._lives.values() if life.state == "starting")
         return min((life.expected_at for life in starting), default=NEVER)
 
-    def _examine(self, life: Life) -> tuple[Loss, str]:
-        evidence = examine(life.worker.mark, life.worker.crash_fd)
-        death = Death(
-            exit_code=life.worker.exit_code(),
-            bye=life.peer.bye,
-            killed_for=life.killed_for,
-            is_out_of_memory=oom_kills() > life.oom_kills,
-            evidence=evidence,
-        )
-        return verdict(death, life.peer.batches), evidence.crash
-
     # Replacing, recycling, scaling
 
     def replace(self, replica: int) -> bool:
@@ -312,9 +296,8 @@ class ProcessExecutor(SocketExecutor):
 
     def scale(self, replicas: int) -> None:
         """Change the number of replicas, at least 1, while they serve."""
-        new = [
-            Seat(place, self._new_number()) for place in range(len(self._seats), max(1, replicas))
-        ]
+        places = range(len(self._seats), max(1, replicas))
+        new = [Seat(place, self._new_number()) for place in places]
         # All are there before the first starts: the machine is divided among as many.
         self._seats += new
         for seat in new:
@@ -349,18 +332,6 @@ class ProcessExecutor(SocketExecutor):
         return any(seat.successor is not None for seat in self._seats) or any(
             life.retired_for for life in self._lives.values()
         )
-
-    def _is_worn(self, life: Life) -> bool:
-        settings = self._launch.settings
-        now = system_clock()
-        if now < life.seat.recycles_from:
-            return False
-        if 0 < settings.recycle_after_items <= life.items:
-            return True
-        if not settings.recycle_memory_bytes or now < life.rss_looked_at + RSS_EVERY_S:
-            return False
-        life.rss_looked_at = now
-        return life.worker.rss_bytes() >= settings.recycle_memory_bytes
 
     def _recycle(self, life: Life) -> None:
         """Start another worker for the seat; the old one goes on until that is ready."""
@@ -417,9 +388,9 @@ class ProcessExecutor(SocketExecutor):
             life.peer.abort()
 
     def join(self, timeout_s: float) -> bool:
-        ends = time.monotonic() + timeout_s
+        ends = system_clock() + timeout_s
         for number, life in [*self._lives.items()]:
-            if not life.worker.wait(max(0.0, ends - time.monotonic())):
+            if not life.worker.wait(max(0.0, ends - system_clock())):
                 _log.warning("a worker did not stop, and was killed", extra={"replica": number})
             life.worker.kill()  # its children, if not itself
             if life.worker.wait(KILL_TIMEOUT_S):

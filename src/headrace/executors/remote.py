@@ -136,6 +136,8 @@ class RemoteExecutor(SocketExecutor):
         elif peer.bye is not None and peer.bye.code == STOPPED and not peer.batches:
             _log.info("a worker left", extra=extra)
             events.retired(peer.replica, "disconnected")
+            if not self.peers:
+                events.status(0, ReplicaStatus("unready", NOBODY))
         else:
             loss = _loss(peer, error, dropped_for)
             _log.warning("a worker was lost", extra=extra | {"reason": loss.reason})
@@ -144,8 +146,6 @@ class RemoteExecutor(SocketExecutor):
             events.lost(peer.replica, loss, back_at)
             if is_expected:
                 self._wait_for_return()
-        if not self.peers:
-            events.status(0, ReplicaStatus("unready", NOBODY))
 
     # Within
 
@@ -194,7 +194,9 @@ def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
     # The end of a process closes its connections; what fails otherwise is the network.
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | ssl.SSLError):
         return Loss("disconnected", "the connection was lost", is_outside=True)
-    return Loss("disconnected", "the worker ended its connection")
+    # Of two batches it may have been at both, while it had told only of the first.
+    suspects = [(batch, i) for batch in peer.batches.values() for i in range(len(batch.items))]
+    return Loss("disconnected", "the worker ended its connection", suspects=tuple(suspects))
 
 
 class Gate:
@@ -354,7 +356,7 @@ def parse_address(text: str, *, where: str) -> tuple[str, int]:
         ConfigError: The text is no such.
     """
     host, colon, port = text.rpartition(":")
-    if not colon:
+    if not colon or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)
     is_bare = ":" not in host or (host[0] == "[" and host[-1] == "]")
     if not host or not is_bare or not port.isdecimal() or int(port) > 65535:

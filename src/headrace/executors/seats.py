@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from ..clock import NEVER, Cancellable, Instant, system_clock
+from ..config import Workers
+from ..workers.mark import examine
+from .base import Loss
 from .launcher import Worker
 from .memory import oom_kills
 from .restarts import Restarts
 from .socket import Peer
+from .verdict import Death, verdict
+
+RSS_EVERY_S = 1.0
+"""How often a worker's memory is measured at most."""
 
 
 class Life:
@@ -48,6 +55,30 @@ class Life:
         self.has_exited = False
         self.is_disconnected = False
         self.timer: Cancellable | None = None
+
+    def is_worn(self, settings: Workers) -> bool:
+        """Whether it is time to recycle it."""
+        now = system_clock()
+        if now < self.seat.recycles_from:
+            return False
+        if 0 < settings.recycle_after_items <= self.items:
+            return True
+        if not settings.recycle_memory_bytes or now < self.rss_looked_at + RSS_EVERY_S:
+            return False
+        self.rss_looked_at = now
+        return self.worker.rss_bytes() >= settings.recycle_memory_bytes
+
+    def examine(self) -> tuple[Loss, str]:
+        """The loss that its end is, and the interpreter's report of a crash, if there is one."""
+        evidence = examine(self.worker.mark, self.worker.crash_fd)
+        death = Death(
+            exit_code=self.worker.exit_code(),
+            bye=self.peer.bye,
+            killed_for=self.killed_for,
+            is_out_of_memory=oom_kills() > self.oom_kills,
+            evidence=evidence,
+        )
+        return verdict(death, self.peer.batches), evidence.crash
 
     def kill(self, cause: str) -> None:
         """End it at once.

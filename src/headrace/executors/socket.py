@@ -1,4 +1,4 @@
-"""Batches in workers behind sockets: what processes of this machine and of others have in common."""
+"""Batches in workers behind sockets: what those of this machine and of others have in common."""
 
 from __future__ import annotations
 
@@ -88,7 +88,11 @@ class Usage(NamedTuple):
 
     def plus(self, other: Usage) -> Usage:
         """Both together."""
-        return Usage(*(a + b for a, b in zip(self, other, strict=True)))
+        return Usage(
+            self.busy_s + other.busy_s,
+            self.sent_bytes + other.sent_bytes,
+            self.received_bytes + other.received_bytes,
+        )
 
 
 class Peer(asyncio.BufferedProtocol):

@@ -88,7 +88,8 @@ METRICS = {
         "replicas that were replaced, by why: exited (its process ended by itself), killed (by a"
         " signal, or for lack of memory), hung (a batch ran into predict_timeout_s), broken (it"
         " failed its own example), protocol (what it sent made no sense), recycled (on purpose,"
-        " after its time or work), scaled (their number changed)",
+        " after its time or work), scaled (their number changed), disconnected (a worker of another"
+        " host has left, or its link was lost)",
     ),
     "headrace_replica_busy_seconds_total": Described(
         "counter", ("model",), "time that replicas spent on batches, all of them added up"

@@ -70,6 +70,7 @@ class Worker:
         self._setup: Setup | None = None
         self._is_loaded = False
         self._is_remote = start.address is not None
+        self._was_welcome = False
         self._is_stopping = False
         self._on_stop: Callable[[], None] = _exit_now
 
@@ -108,14 +109,14 @@ class Worker:
             except OSError as error:
                 retries.no_front(str(error))
             else:
-                began = time.monotonic()
+                began, self._was_welcome = time.monotonic(), False
                 ended = self._serve(sock)
                 self._on_stop = _raise_stopped
                 if self._is_stopping:
                     return Exit.STOPPED
                 if ended is not None and ended is not Exit.PROTOCOL:
                     return ended
-                retries.lost(time.monotonic() - began)
+                retries.lost(time.monotonic() - began, was_welcome=self._was_welcome)
             time.sleep(retries.next_s())
 
     def _told_to_stop(self, number: int, frame: object) -> None:
@@ -153,6 +154,7 @@ class Worker:
         sock.settimeout(None)
         if setup is None:
             return None
+        self._was_welcome = True
         replica = self._get_replica(setup)
         assert self._cards is not None
         channel.put(self._cards)

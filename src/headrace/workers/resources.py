@@ -21,6 +21,8 @@ DEVICE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 def cpus_of(seat: int, seats: int, cpus: Sequence[int]) -> tuple[int, ...] | None:
     """The cores of one replica: neighbours, none of them another's; None for no share of its own.
 
+    That holds among those that were started for as many seats.
+
     >>> [cpus_of(seat, 3, range(8)) for seat in range(3)]
     [(0, 1), (2, 3, 4), (5, 6, 7)]
     """

@@ -77,11 +77,15 @@ class Retries:
         """There was no connection to be had."""
         self._say("no front", reason)
 
-    def lost(self, after_s: float) -> None:
-        """There was one, for so long."""
+    def lost(self, after_s: float, *, was_welcome: bool) -> None:
+        """There was one, for so long; the front let the worker in, or it did not."""
         if after_s > LAST_RETRY_S:
             self._next_s, self._said = FIRST_RETRY_S, ""
-        self._say("the connection to the front was lost", "")
+        if was_welcome:
+            self._say("the connection to the front was lost", "")
+        else:
+            hint = "is the secret the same, and is TLS on at both ends or at none?"
+            self._say("the front did not let this worker in", hint)
 
     def next_s(self) -> float:
         """How long to wait before the next try."""

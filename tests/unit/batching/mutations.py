@@ -227,8 +227,8 @@ MUTATIONS = [
     Mutation(
         "a suspect is never convicted",
         "blame",
-        "        if item.suspect or len(self._accused) == 1:\n            return True",
-        "        if item.suspect or len(self._accused) == 1:\n            return False",
+        "            return True\n        item.suspect = True\n",
+        "            return not item.suspect\n        item.suspect = True\n",
     ),
     Mutation(
         "the known guilty item runs again",
@@ -339,15 +339,9 @@ MUTATIONS = [
         "            item.pardoned, item.suspect = True, False\n",
     ),
     Mutation(
-        "only the one that was alone is guilty",
-        "blame",
-        "if item.suspect or len(",
-        "if len(",
-    ),
-    Mutation(
         "who was alone is but a suspect",
         "blame",
-        "if item.suspect or len(self._accused) == 1:",
+        "if len(self._accused) == 1:",
         "if item.suspect:",
     ),
     Mutation(

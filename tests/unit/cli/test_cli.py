@@ -61,8 +61,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 class Cli:
     """Runs the command, and keeps what it wrote."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self._capsys = capsys
+    def __init__(
+        self, captured: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._captured = captured
         self._monkeypatch = monkeypatch
         self.out = self.err = ""
 
@@ -70,15 +72,16 @@ class Cli:
         self._monkeypatch.setattr(sys, "argv", ["headrace", *arguments])
         with pytest.raises(SystemExit) as caught:
             main()
-        self.out, self.err = self._capsys.readouterr()
+        self.out, self.err = self._captured.readouterr()
         code = caught.value.code
         assert isinstance(code, int) or code is None
         return code or 0
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    return Cli(capsys, monkeypatch)
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    # What worker processes write is captured too.
+    return Cli(capfd, monkeypatch)
 
 
 def test_help_names_every_command(cli: Cli) -> None:
@@ -103,7 +106,7 @@ def test_version_is_told(cli: Cli) -> None:
         (("serve", "app.py:Double", "--port", "99999"), "--port: expected 0 to 65535"),
         (
             ("serve", "app.py:Double", "--executor", "ray"),
-            "--executor: expected 'thread' or 'inline'",
+            "--executor: expected 'process' or 'thread' or 'inline' or 'remote'",
         ),
         (("serve", "app.py:Double", "--max-batch-size", "0"), "--max-batch-size: expected 1 to"),
         (("serve", "app.py:Double", "--config", "nowhere.toml"), "nowhere.toml: No such file"),

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
+from prometheus_client.registry import Collector
 
 from headrace import ItemError, Model
 from headrace.metrics import HttpCounts
@@ -129,6 +131,22 @@ def test_a_scraper_that_asks_for_openmetrics_gets_it(client: Client) -> None:
     assert media_type.startswith("application/openmetrics-text")
     families = parse_openmetrics(text.decode())  # type: ignore[no-untyped-call]
     assert {family.name for family in families} > {"headrace_items"}
+
+
+class Other(Collector):
+    """Has a metric of its own, and one that the process has too."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("python_info", "not this one's to tell", value=7)
+        yield GaugeMetricFamily("other", "its own", value=3)
+
+
+def test_of_two_metrics_of_one_name_the_first_is_shown(client: Client) -> None:
+    exposition = Exposition(client._engines, HttpCounts(), [Other(), Other()])
+    families = list(parse(exposition.render("")[1].decode()))
+    shown = {f.name: [s.value for s in f.samples] for f in families}
+    assert len(shown) == len(families)
+    assert (shown["python_info"], shown["other"]) == ([7], [3])
 
 
 def test_the_processs_own_metrics_stand_beside(client: Client) -> None:
