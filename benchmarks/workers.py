@@ -4,9 +4,9 @@
     python benchmarks/workers.py --only echo --seconds 10
 
 echo: CPU time a request of the server and of its worker, each by itself, and the system calls
-that the worker makes a batch (where strace is installed). gpu: a stand-in for an accelerator,
-5 ms a batch and 0.1 ms an item, served against the ideal of full batches back to back. overlap: the time
-a batch of a model with 2 ms of preprocess takes whose predict takes 5.
+that the worker makes a batch (where strace is installed). gpu: a stand-in for an accelerator, 5 ms
+a batch and 0.1 ms an item, served against the ideal of full batches back to back. overlap: what a
+batch takes of a model with 2 ms of preprocess a batch and 5 ms of predict.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from _load import quick_closed_loop
 from _models import FIXED_S, ITEM_S
-from _serving import ROOT, Running, get, post, serving
+from _serving import ROOT, Running, post, serving
 
 from headrace import Batching
 

@@ -6,11 +6,12 @@ failure, and its batch mates get their answers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -138,7 +139,8 @@ class Replica:
             if isinstance(outcome, Failure):
                 failures.append((index % len(self.card.examples), outcome))
 
-        isolation = self.run(list(enumerate(examples)), emit)
+        with self._noted_as_predict():
+            isolation = self.run(list(enumerate(examples)), emit)
         if isolation is not None:
             failures.append((0, isolation.failure))
         if failures:
@@ -147,6 +149,17 @@ class Replica:
             raise ReplicaStartFailed(message) from (
                 _Logged(failure.log) if failure.log is not None else None
             )
+
+    @contextlib.contextmanager
+    def _noted_as_predict(self) -> Iterator[None]:
+        """Note nothing but a predict: an example's place is no item's of the batch at hand."""
+        mark, self._mark = self._mark, [0, 0]
+        mark[1] = 1
+        try:
+            yield
+        finally:
+            self._mark = mark
+            mark[1] = 0
 
     def unload(self) -> None:
         """Let the model give back what it took; nothing if it was not loaded.

@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -84,6 +84,11 @@ def matches(expected: str, printed: str) -> bool:
         else:
             pattern += ".*".join(map(re.escape, re.split(r" ?\.\.\. ?", line)))
     return re.fullmatch(pattern, printed.strip()) is not None
+
+
+def replaced(text: str, words: Mapping[str, str]) -> str:
+    """A text with each of some words replaced, all at once."""
+    return re.sub(rf"\b({'|'.join(words)})\b", lambda match: words[match[1]], text)
 
 
 class Reader:
@@ -146,6 +151,11 @@ class Reader:
                 server.send_signal(signal.SIGINT)
                 assert server.wait(TIMEOUT_S) == 0, self._server_log()
 
+    @property
+    def _ports(self) -> dict[str, str]:
+        """What is used for each port that pages say."""
+        return {PORT: str(self._port), WORKERS_PORT: str(self._workers_port)}
+
     def stop_workers(self) -> None:
         """^C in their terminals."""
         workers, self._workers = self._workers, []
@@ -155,8 +165,7 @@ class Reader:
                 assert worker.wait(TIMEOUT_S) == 0, (self._folder / "worker.err").read_text()
 
     def _type(self, step: Step, where: str) -> None:
-        command = step.command.replace(PORT, str(self._port))
-        command = command.replace(WORKERS_PORT, str(self._workers_port))
+        command = replaced(step.command, self._ports)
         if command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
             self.stop_server()
             printed = self._serve(command)
@@ -165,8 +174,7 @@ class Reader:
             printed = ""
         else:
             printed, _ = self._run(["bash", "-c", command])
-        printed = printed.replace(str(self._port), PORT)
-        printed = printed.replace(str(self._workers_port), WORKERS_PORT)
+        printed = replaced(printed, {own: said for said, own in self._ports.items()})
         assert matches(step.printed, printed), (
             f"{where}: $ {step.command}\n"
             f"--- the page says:\n{step.printed}\n"

@@ -573,3 +573,60 @@ def test_what_was_loaded_is_unloaded_once_and_what_unload_raises_is_logged(
     replica.unload()
     assert made.left == 1
     assert [record.message for record in caplog.records] == ["unload raised"]
+
+
+# The mark
+
+
+class Watched(Model):
+    """Writes down what its replica has noted while each of its methods runs."""
+
+    examples: ClassVar = ["example"]
+
+    def __init__(self) -> None:
+        self.mark = [0, 0]
+        self.seen: list[tuple[str, int, int]] = []
+
+    def see(self, method: str) -> None:
+        self.seen.append((method, *self.mark))
+
+    def preprocess(self, text: str) -> str:
+        self.see("preprocess")
+        return text
+
+    def predict(self, batch: list[str]) -> list[str]:
+        self.see("predict")
+        if "bad" in batch:
+            raise RuntimeError
+        return batch
+
+    def postprocess(self, text: str) -> str:
+        self.see("postprocess")
+        return text
+
+
+def test_what_a_replica_is_at_is_noted_by_the_index_of_the_item() -> None:
+    made = Watched()
+    replica = Replica(made, mark=made.mark)
+    outcomes: dict[int, Outcome] = {}
+    replica.run([(4, payload("a")), (7, payload("b"))], outcomes.__setitem__)
+    assert sorted(outcomes) == [4, 7]
+    assert made.seen == [
+        ("preprocess", 5, 0),
+        ("preprocess", 8, 0),
+        ("predict", 0, 1),
+        ("postprocess", 5, 0),
+        ("postprocess", 8, 0),
+    ]
+    assert made.mark == [0, 0]
+
+
+def test_the_canary_is_noted_as_a_predict_as_its_example_is_no_item_of_the_batch() -> None:
+    made = Watched()
+    replica = Replica(made, mark=made.mark)
+    isolation = replica.run([(0, payload("bad")), (1, payload("b"))], lambda *_: None)
+    assert isolation is not None and made.mark == [0, 0]
+    made.seen.clear()
+    isolation.step(lambda *_: None)
+    assert made.seen == [("preprocess", 0, 1), ("predict", 0, 1), ("postprocess", 0, 1)]
+    assert made.mark == [0, 0]

@@ -222,19 +222,11 @@ class Front:
         """What the worker's writes held since the first that began with a `Started`."""
         reader = FrameReader(FrameLimits())
         kinds = [
-            [Kind(frame.kind).name.lower() for frame in _Frames(reader).all(write)]
+            [Kind(frame.kind).name.lower() for frame in feed(reader, write)]
             for write in self._worker_socket.writes
         ]
         first = next(n for n, write in enumerate(kinds) if write[0] == "started")
         return kinds[first:]
-
-
-class _Frames:
-    def __init__(self, reader: FrameReader) -> None:
-        self._reader = reader
-
-    def all(self, data: bytes) -> Sequence[Any]:
-        return feed(self._reader, data)
 
 
 def answer(outcome: Outcome | None) -> Any:
