@@ -238,9 +238,12 @@ class Engine:
         self.counts.restarts[loss.cause] += 1
         self.replicas[replica] = ReplicaStatus("unready", loss.reason)
         guilty = None if loss.guilty is None else loss.guilty[0].items[loss.guilty[1]]
-        suspects = loss.suspects
+        suspects, now = loss.suspects, self._clock()
+        for batch in loss.begun:
+            if batch.started_at is None:
+                self._batcher.started(now, batch)
         self._batcher.lost(
-            self._clock(),
+            now,
             replica,
             guilty=guilty,
             suspects=None if suspects is None else [batch.items[i] for batch, i in suspects],

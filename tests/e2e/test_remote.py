@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -269,13 +270,23 @@ def test_a_front_that_is_told_to_stop_under_load_loses_nothing_and_its_workers_w
 
 
 def test_workers_come_back_to_a_front_that_was_killed(house: House) -> None:
-    front, _ = serve_one(house)
+    front, first = serve_one(house)
     second = house.worker("Double", listens_at(front))
     wait_for_workers(front, 2)
+    for n in range(1, 7):
+        slow = json.dumps({"n": n, "s": 1.0})
+        front.wire().post("/predict", slow, "content-type: application/json\r\n")
+    eventually(lambda: len(journal(first)) + len(journal(second)) > 7, "both to be busy")
     front.signal(signal.SIGKILL)
     front.exit_code()
     again = house.front(listen=listens_at_end(front)).wait_ready()
     wait_for_workers(again, 2)
+    with Load(again) as load:
+        load.wait_for_more(20)
+    assert set(load.statuses) == {200} and not load.wrong
+    for worker in (first, second):
+        assert journal(worker).count("load") == 1, "the models stay loaded"
+        assert {record["level"] for record in worker.records()} == {"warning"}
     second.terminate()
     assert second.exit_code() == 0
 

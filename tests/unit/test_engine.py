@@ -421,6 +421,21 @@ def test_a_loss_may_convict_the_only_suspect() -> None:
     assert heard.codes == ["replica_lost"]
 
 
+class Counter(Echo):
+    idempotent = False
+
+
+def test_what_a_replica_had_begun_without_having_told_is_not_run_again_unasked() -> None:
+    house = House(Counter(), replicas=2)
+    heard, _ = house.ask("1")
+    house.loop.run()
+    batch = house.executor.batches.popleft()
+    house.engine.lost(batch.replica, Loss("killed", "killed", suspects=(), begun=(batch,)))
+    house.loop.run()
+    assert heard.codes == ["replica_lost"]
+    assert not house.executor.batches
+
+
 def test_while_a_recovery_is_expected_calls_that_can_wait_are_admitted() -> None:
     house = House()
     first, _ = house.begin("1", "2")

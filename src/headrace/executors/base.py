@@ -36,6 +36,7 @@ class Loss(NamedTuple):
         guilty: The item that is known to have ended it.
         suspects: Items of which one may have; None where nothing is known, which makes suspects
             of all that had begun; empty where none can have.
+        begun: Batches whose predict has begun, or may have, whether it was told or not.
         is_outside: Whether it looks like an act from outside, which items are blamed for only
             when they meet it again.
     """
@@ -44,6 +45,7 @@ class Loss(NamedTuple):
     reason: str
     guilty: tuple[Batch, int] | None = None
     suspects: tuple[tuple[Batch, int], ...] | None = None
+    begun: tuple[Batch, ...] = ()
     is_outside: bool = False
 
 

@@ -183,20 +183,24 @@ def differences(card: ModelCard, other: ModelCard) -> list[str]:
 
 def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
     """What a worker's end does to the items that it had."""
-    if dropped_for:
-        return Loss(dropped_for, "a batch ran for longer than predict_timeout_s")
-    if peer.error is not None:
-        return Loss("protocol", "it broke the worker protocol")
+    # Nothing tells how far it was: each batch may have begun.
+    batches = tuple(peer.batches.values())
+    if dropped_for or peer.error is not None:
+        started = [batch for batch in batches if batch.started_at is not None]
+        suspects = tuple((batch, i) for batch in started for i in range(len(batch.items)))
+        cause, reason = dropped_for, "a batch ran for longer than predict_timeout_s"
+        if peer.error is not None:
+            cause, reason = "protocol", "it broke the worker protocol"
+        return Loss(cause, reason, suspects=suspects, begun=batches)
     if peer.bye is not None:
         # It has finished, or failed, what it had begun.
         cause = "broken" if peer.bye.code == BROKEN else "disconnected"
         return Loss(cause, peer.bye.reason or "it has left", suspects=())
     # The end of a process closes its connections; what fails otherwise is the network.
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | ssl.SSLError):
-        return Loss("disconnected", "the connection was lost", is_outside=True)
-    # Of two batches it may have been at both, while it had told only of the first.
-    suspects = [(batch, i) for batch in peer.batches.values() for i in range(len(batch.items))]
-    return Loss("disconnected", "the worker ended its connection", suspects=tuple(suspects))
+        reason = "the connection was lost"
+        return Loss("disconnected", reason, begun=batches, is_outside=True)
+    return Loss("disconnected", "the worker ended its connection", begun=batches)
 
 
 class Gate:

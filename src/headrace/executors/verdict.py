@@ -54,16 +54,18 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     item = _item_of(evidence, batches)
     running = batches.get(evidence.batch) if evidence.batch is not None else None
     is_outside = cause == "killed" and _is_sigkill(death) and not death.is_out_of_memory
+    begun = tuple(batch for batch in batches.values() if batch.id <= evidence.begun)
+    loss = Loss(cause, reason, begun=begun, is_outside=is_outside)
     if item is not None and running is None and not is_outside and not death.killed_for:
-        return Loss(cause, reason, guilty=item, suspects=())
+        return loss._replace(guilty=item, suspects=())
     has_evidence = evidence.item is not None or evidence.batch is not None
     if batches and not has_evidence and not is_outside and death.bye is None:
         # Something that an item left behind, perhaps: without a suspect it would come again.
-        return Loss(cause, reason)
+        return loss
     suspects = [] if running is None else [(running, i) for i in range(len(running.items))]
     if item is not None and item not in suspects:
         suspects.append(item)
-    return Loss(cause, reason, suspects=tuple(suspects), is_outside=is_outside)
+    return loss._replace(suspects=tuple(suspects))
 
 
 def _item_of(evidence: Evidence, batches: Mapping[int, Batch]) -> tuple[Batch, int] | None:

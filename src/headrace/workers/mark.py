@@ -64,12 +64,14 @@ class Evidence(NamedTuple):
     Attributes:
         item: The (batch, index) that it decoded, preprocessed, postprocessed or encoded.
         batch: The batch that it predicted.
+        begun: The newest batch whose predict has begun; 0 if none has.
         crash: The interpreter's report of a fatal signal, with the stack of the thread that it
             came to first; empty if there is none.
     """
 
     item: tuple[int, int] | None = None
     batch: int | None = None
+    begun: int = 0
     crash: str = ""
 
 
@@ -90,7 +92,8 @@ def examine(mark: Mark, crash_fd: int) -> Evidence:
             batch = None
         else:
             item = None
-    return Evidence(item, batch, _shortened(report, found.start() if found else 0))
+    crash = _shortened(report, found.start() if found else 0)
+    return Evidence(item, batch, slots[PREDICTED], crash)
 
 
 def _shortened(report: bytes, begin: int) -> str:
