@@ -588,7 +588,7 @@ class Watched(Model):
         self.seen: list[tuple[str, int, int]] = []
 
     def see(self, method: str) -> None:
-        self.seen.append((method, *self.mark))
+        self.seen.append((method, self.mark[0], self.mark[1]))
 
     def preprocess(self, text: str) -> str:
         self.see("preprocess")

@@ -88,13 +88,6 @@ def test_an_item_of_the_batch_that_ran_is_a_suspect_once() -> None:
 
 
 @pytest.mark.parametrize("death", [Death(CRASHED), Death(1), Death(KILLED, killed_for="hung")])
-def test_batches_up_to_the_newest_whose_predict_began_have_begun() -> None:
-    batches = batches_of(1, 2, 3)
-    loss = verdict(Death(CRASHED, evidence=Evidence(batch=2, begun=2)), batches)
-    assert loss.begun == (batches[1], batches[2])
-    assert loss.suspects == ((batches[2], 0), (batches[2], 1))
-
-
 def test_without_evidence_all_that_had_begun_are_suspects(death: Death) -> None:
     loss = verdict(death, batches_of(3))
     assert loss.guilty is None
@@ -150,3 +143,10 @@ def test_an_unknown_item_does_not_hide_the_batch_that_ran() -> None:
     batches = batches_of(1)
     loss = verdict(Death(CRASHED, evidence=Evidence(item=(9, 0), batch=1)), batches)
     assert loss.suspects == ((batches[1], 0),)
+
+
+def test_batches_up_to_the_newest_whose_predict_began_have_begun() -> None:
+    batches = batches_of(1, 2, 3)
+    loss = verdict(Death(CRASHED, evidence=Evidence(batch=2, begun=2)), batches)
+    assert loss.begun == (batches[1], batches[2])
+    assert loss.suspects == ((batches[2], 0), (batches[2], 1))
