@@ -93,15 +93,15 @@ def test_an_item_is_told_by_its_batch_and_index(dead: Dead) -> None:
 
 def test_the_batch_in_predict_is_told(dead: Dead) -> None:
     dead.mark.slots[PREDICTED], dead.mark.slots[PREDICTING] = 7, 1
-    assert examine(dead.mark, dead.crash_fd) == Evidence(batch=7)
+    assert examine(dead.mark, dead.crash_fd) == Evidence(batch=7, begun=7)
 
 
 def test_a_replica_writes_what_is_examined(dead: Dead) -> None:
     dead.mark.slots[HANDLED], dead.mark.slots[PREDICTED] = 8, 7
     dead.mark.replica_slots[0] = 3
-    assert examine(dead.mark, dead.crash_fd) == Evidence(item=(8, 2))
+    assert examine(dead.mark, dead.crash_fd) == Evidence(item=(8, 2), begun=7)
     dead.mark.replica_slots[0], dead.mark.replica_slots[1] = 0, 1
-    assert examine(dead.mark, dead.crash_fd) == Evidence(batch=7)
+    assert examine(dead.mark, dead.crash_fd) == Evidence(batch=7, begun=7)
 
 
 def test_two_maps_of_one_memory_show_the_same(dead: Dead) -> None:
@@ -139,7 +139,7 @@ def test_a_thread_of_the_models_own_is_of_predict(dead: Dead) -> None:
 
 def test_sigkill_leaves_both(dead: Dead) -> None:
     assert dead.run(AT_BOTH + "os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
-    assert examine(dead.mark, dead.crash_fd) == Evidence((8, 2), 7)
+    assert examine(dead.mark, dead.crash_fd) == Evidence((8, 2), 7, 7)
 
 
 def test_the_report_names_the_place_of_the_crash(dead: Dead) -> None:
