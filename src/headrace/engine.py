@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State, key_and_cost
-from .call import Call, Failure, Outcome, Payload
+from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload
 from .card import ModelCard
 from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
 from .config import Limits
@@ -352,7 +352,19 @@ class Engine:
         counts.batch_items.observe(batch.count)
         for item in batch.items:
             counts.queue_s.observe(now - item.arrived)
-        self._executor.start(batch)
+        try:
+            self._executor.start(batch)
+        except Exception:
+            _log.exception("a batch could not be started", extra={"model": self.card.name})
+            self._give_up(batch)
+
+    def _give_up(self, batch: Batch) -> None:
+        """Answer what no replica has got, and give its slot back."""
+        failure = Failure(code=INTERNAL_ERROR, message="the item could not be run")
+        for index in range(len(batch.items)):
+            self.part(batch, index, failure, True)
+        self._batcher.ended(self._clock(), batch)
+        self._pass_soon()
 
     def _overran(self, action: Overrun) -> None:
         replica = action.batch.replica

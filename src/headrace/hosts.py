@@ -284,7 +284,12 @@ class WorkerProcesses(_Workers):
             target.name,
             model=model,
             replicas=settings.replicas,
-            launch=Launch(settings.workers, settings.log_level, settings.log_format),
+            launch=Launch(
+                settings.workers,
+                settings.start_timeout_s,
+                settings.log_level,
+                settings.log_format,
+            ),
             limits=settings.limits,
             batching=settings.batching,
             metrics=self.metrics,

@@ -126,6 +126,11 @@ class Server:
         except BindError as error:
             _log.error(error.message)
             return EXIT_BIND
+        except OSError as error:
+            _log.error("a worker cannot be started", extra={"reason": str(error)})
+            self._host.close()
+            self._host.join(UNLOAD_TIMEOUT_S)
+            return EXIT_NOT_READY
         return uvloop.run(self._serve(listener))
 
     def scale(self, replicas: int) -> None:

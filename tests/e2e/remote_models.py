@@ -77,6 +77,13 @@ class Triple(Double):
 BOTH = [Double, Triple]
 
 
+class SlowToUnload(Double):
+    def unload(self) -> None:
+        self._note("unload")
+        time.sleep(1.0)
+        self._note("unloaded")
+
+
 class LoadRaises(Double):
     def load(self) -> None:
         raise OSError("no weights")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -144,11 +145,30 @@ def test_a_worker_that_dies_is_started_again_by_its_parent(house: House) -> None
     assert died.status_code in (500, 503)
     wait_for_workers(front, 1)
     assert front.predict(2).json() == 4
-    assert journal(worker).count("load") == 2
+    assert journal(worker).count("load") == 3, "it was run once more"
     assert worker.process.poll() is None
 
 
-def test_a_poison_item_costs_two_workers_at_most_and_nobody_else_an_answer(house: House) -> None:
+def test_an_item_that_runs_alone_survives_the_kill_of_its_worker(house: House) -> None:
+    front, first = serve_one(house)
+    second = house.worker("Double", listens_at(front))
+    wait_for_workers(front, 2)
+    with Load(front, clients=1, s=1.0) as load:
+        busy = eventually(lambda: next(filter(is_busy, (first, second)), None), "a batch")
+        (child,) = children_of(busy)
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: load.count, "an answer")
+    assert set(load.statuses) == {200} and not load.wrong
+
+
+def is_busy(worker: Served) -> bool:
+    """Whether it has begun a batch of a client."""
+    return "predict 1" in journal(worker)
+
+
+def test_a_poison_item_costs_three_workers_at_most_and_nobody_else_an_answer(
+    house: House,
+) -> None:
     front, first = serve_one(house)
     second = house.worker("Double", listens_at(front))
     wait_for_workers(front, 2)
@@ -159,7 +179,7 @@ def test_a_poison_item_costs_two_workers_at_most_and_nobody_else_an_answer(house
     assert poison.status_code == 500 and poison.json()["code"] == "replica_lost"
     assert set(load.statuses) == {200} and not load.wrong
     loads = journal(first).count("load") + journal(second).count("load")
-    assert loads <= 4
+    assert loads <= 5
 
 
 def test_a_worker_that_hangs_is_given_up_and_ends_itself(house: House) -> None:
@@ -303,15 +323,43 @@ def test_a_worker_that_has_no_front_ends_at_once_when_told(house: House) -> None
     assert worker.exit_code(5.0) == 0
 
 
+def test_a_worker_that_is_told_to_stop_while_it_unloads_unloads_and_ends(house: House) -> None:
+    front = house.front()
+    address = listens_at(front)
+    worker = house.worker("SlowToUnload", address)
+    front.wait_ready()
+    front.terminate()
+    assert front.exit_code() == 0
+    house.front(listen=address, limits__predict_timeout_s=7)
+    eventually(lambda: "unload" in journal(worker), "the model to be unloaded for another limit")
+    worker.terminate()
+    assert worker.exit_code() == 0
+    assert journal(worker)[-1] == "unloaded"
+
+
+def test_a_worker_leaves_a_front_that_says_nothing_and_tries_again(house: House) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30.0)
+        worker = house.worker("Double", f"127.0.0.1:{silent.getsockname()[1]}")
+        connections = [silent.accept()[0] for _ in range(2)]
+        assert has_said(worker, "the front did not let this worker in")
+        worker.terminate()
+        assert worker.exit_code(3.0) == 0, "before the second try is given up"
+        for each in connections:
+            each.close()
+
+
 # Trust
 
 
 def test_a_worker_with_another_secret_never_joins(house: House) -> None:
-    front, _ = serve_one(house)
+    front, _ = serve_one(house, log_level="debug")
     house.secret.write_text("another secret, long enough")
     stranger = house.worker("Triple", listens_at(front))
     eventually(lambda: has_said(stranger, "the front did not let this worker in"), "a refusal")
     eventually(lambda: has_said(front, "a worker broke the protocol"), "the front's word of it")
+    records = front.records()
+    assert {record["level"] for record in records} <= {"debug", "info"}, "anybody can cause it"
     assert "load" not in journal(stranger)
     assert list(front.get("/readyz").json()["models"]) == ["double"]
 

@@ -1,4 +1,8 @@
-"""Servers whose models misbehave."""
+"""Servers whose models misbehave.
+
+FAULT_ROUNDS and FAULT_SECONDS make the tests that repeat something, or go on for a while, long:
+`FAULT_ROUNDS=200 pytest tests/faults/test_deaths.py`. What they measured is logged at level info.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +32,13 @@ def seconds(few: float) -> float:
     return float(os.environ.get("FAULT_SECONDS", few))
 
 
-LONG_TIMEOUT_S = 120 if "FAULT_ROUNDS" not in os.environ else 3600
+IS_LONG = not {"FAULT_ROUNDS", "FAULT_SECONDS"}.isdisjoint(os.environ)
+LONG_TIMEOUT_S = 3600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(here):
+        if IS_LONG and item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 

@@ -28,6 +28,8 @@ MIB = 1 << 20
 
 _LIBC = ctypes.CDLL(None)
 _LIBC.malloc.restype = ctypes.c_void_p
+_LIBC.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_SIG_IGN = 1
 _LIBC.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
 
 
@@ -99,7 +101,7 @@ def fork() -> None:
 
 def ignore_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        _LIBC.signal(number, _SIG_IGN)  # Python's own serves the main thread only
 
 
 def close_descriptors() -> None:
@@ -181,7 +183,8 @@ class Faulty(Model):
 
     def load(self) -> None:
         note("loads", os.getpid())
-        FAULTS[os.environ.get(ON_LOAD, "")]()
+        for fault in os.environ.get(ON_LOAD, "").split(", "):
+            FAULTS[fault]()
 
     def preprocess(self, order: Order) -> Order:
         if order.do == "linger in preprocess" and not (folder() / "lingers").exists():

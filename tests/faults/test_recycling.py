@@ -73,11 +73,11 @@ def test_rolling_replacement_costs_little_throughput(serve: Serve) -> None:
         for server, its_rates in zip(servers, rates, strict=True):
             with Load(Log(server), 8) as load:
                 load.rate(0.5)
-                its_rates.append(load.rate(seconds(6.0) / 4))
+                its_rates.append(load.rate(seconds(4.0) / 4))
             load.check()
     without, recycled = map(statistics.median, rates)
     _log.info("%.0f a second, with recycling %.0f: %.2f", without, recycled, recycled / without)
-    assert servers[1].metric(RESTARTS, reason="recycled") >= 2
+    assert servers[1].metric(RESTARTS, reason="recycled") >= 1
     assert recycled > LEAST_RATIO * without
 
 

@@ -16,7 +16,7 @@ from headrace.card import ModelCard
 from headrace.clock import NEVER
 from headrace.config import Limits
 from headrace.engine import Engine, Ticket
-from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull
+from headrace.errors import Draining, NotReady, PayloadTooLarge, ProtocolError, QueueFull
 from headrace.executors import Loss, ReplicaStatus
 from headrace.replica import Replica
 from headrace.testing import ManualClock, ManualLoop, ScriptedExecutor
@@ -79,11 +79,12 @@ class House:
         sizing: Model | None = None,
         can_replace: bool = False,
         make_loop: Callable[[ManualClock], ManualLoop] = ManualLoop,
+        make_executor: type[ScriptedExecutor] = ScriptedExecutor,
     ) -> None:
         self.clock = ManualClock(100.0)
         self.loop = make_loop(self.clock)
         card = Replica(model or Echo()).card
-        self.executor = ScriptedExecutor(card, replicas=replicas, can_replace=can_replace)
+        self.executor = make_executor(card, replicas=replicas, can_replace=can_replace)
         self.hung = 0
         self.became_ready = 0
         self.start_failures: list[str] = []
@@ -321,6 +322,53 @@ def test_a_sink_that_raises_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
     house.loop.run()
     assert mate.codes == ["mate"]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+class Refusing(ScriptedExecutor):
+    """Cannot start a batch that holds a certain body."""
+
+    def start(self, batch: Batch) -> None:
+        if any(item.payload.body == b"no" for item in batch.items):
+            raise ProtocolError("Run: expected at most 64 bytes of bodies", side="local")
+        super().start(batch)
+
+
+def test_a_batch_that_cannot_be_started_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    house = House(replicas=2, make_executor=Refusing)
+    refused, _ = house.ask("1", "2", "no", "3")
+    mate, _ = house.ask("4")
+    late, _ = house.ask("5", deadline=house.clock.now + 0.5)
+    house.loop.run()
+    assert refused.codes == 4 * ["internal_error"]
+    assert [len(batch.items) for batch in house.executor.batches] == [2]
+    assert [record.message for record in caplog.records] == ["a batch could not be started"]
+    # The timer was set all the same.
+    house.executor.begin()
+    house.loop.advance(0.5)
+    assert late.codes == ["deadline_exceeded"]
+    house.executor.finish()
+    house.loop.run()
+    assert mate.codes == ["4"]
+    assert house.engine.counts.items == {"internal_error": 4, "ok": 1, "deadline_exceeded": 1}
+
+
+def test_a_batch_that_could_not_be_started_holds_no_slot() -> None:
+    house = House(make_executor=Refusing)
+    for _ in range(3):
+        refused, _ = house.ask("no")
+        house.loop.run()
+        assert "64 bytes" not in refused.failure.message
+    heard, _ = house.begin("1")
+    assert heard.parts == [] and house.engine.running_items == 1
+
+
+def test_a_drain_ends_behind_the_answers_of_a_batch_that_could_not_be_started() -> None:
+    house = House(make_executor=Refusing)
+    refused, _ = house.ask("no")
+    told: list[list[str]] = []
+    house.engine.drain(lambda: told.append(refused.codes))
+    house.loop.run()
+    assert told == [["internal_error"]]
 
 
 def test_a_batch_past_predict_timeout_is_told_once_and_its_replica_given_up() -> None:

@@ -58,7 +58,7 @@ class Batcher:
     Args:
         batching: How items are put together.
         max_items: Items that may wait.
-        max_bytes: Bytes of payload that may wait.
+        max_bytes: Bytes of payload that may wait, and that a batch may hold.
         predict_timeout_s: How long a batch may run.
         idempotent: Whether the items of a lost replica may run again.
         rules: Which rules are in force; all, but for the simulator.
@@ -268,8 +268,8 @@ class Batcher:
     @property
     def has_full_batch(self) -> bool:
         """Whether a batch waits that would not grow any more."""
-        buckets = self.queue.buckets.values()
-        return any(bucket.fills(self._max_size, self._max_cost) for bucket in buckets)
+        bounds = self._bounds
+        return any(bucket.fills(*bounds) for bucket in self.queue.buckets.values())
 
     @property
     def running(self) -> Iterator[Item]:
@@ -308,11 +308,11 @@ class Batcher:
         head is older by no more than a batch time. A replica that is not idle takes only a full
         one: where an underfull one goes first, it takes none, so as to be idle soon.
         """
-        policy, wake = self._policy, NEVER
+        policy, bounds, wake = self._policy, self._bounds, NEVER
         full: Bucket | None = None
         underfull: Bucket | None = None
         for bucket in self.queue.buckets.values():
-            if bucket.fills(self._max_size, self._max_cost):
+            if bucket.fills(*bounds):
                 if full is None or bucket.items[0] < full.items[0]:
                     full = bucket
             elif (due := policy.due(bucket)) > now:
@@ -331,8 +331,8 @@ class Batcher:
         return full.items[0].rank - underfull.items[0].rank > self._policy.batch_s
 
     def _cut(self, now: Instant, replica: Replica, bucket: Bucket) -> None:
-        is_full = bucket.fills(self._max_size, self._max_cost)
-        size = bucket.fitting(self._max_size, self._max_cost)
+        bounds = self._bounds
+        is_full, size = bucket.fills(*bounds), bucket.fitting(*bounds)
         if self._policy.was_busy(now):
             latest = now + self._policy.lowest_batch_s
             hopeless = [item for item in bucket.items[:size] if item.deadline < latest]
@@ -366,6 +366,11 @@ class Batcher:
         return wake
 
     # Within
+
+    @property
+    def _bounds(self) -> tuple[int, float, float]:
+        """The most items, cost and bytes of a batch."""
+        return self._max_size, self._max_cost, self.queue.batch_bytes
 
     def _free_slot(self, now: Instant, batch: Batch, *, sent: int) -> None:
         if self._fleet.release(now, batch):

@@ -6,6 +6,7 @@ import bisect
 import heapq
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from ..clock import NEVER, Instant
 from ..errors import PayloadTooLarge, QueueFull
@@ -41,9 +42,11 @@ class Bucket:
         del self.items[bisect.bisect_left(self.items, item)]
         self.count -= item.count
 
-    def fills(self, max_count: int, max_cost: float) -> bool:
+    def fills(self, max_count: int, max_cost: float, max_bytes: float) -> bool:
         """Whether one batch can hold no more than, or not even, what waits here."""
         if self.count >= max_count:
+            return True
+        if max_bytes < math.inf and sum(item.size_bytes for item in self.items) >= max_bytes:
             return True
         if max_cost == math.inf:
             return False
@@ -55,8 +58,15 @@ class Bucket:
                 return True
         return False
 
-    def fitting(self, max_count: int, max_cost: float) -> int:
+    def fitting(self, max_count: int, max_cost: float, max_bytes: float) -> int:
         """How many items from the front fit into one batch; at least one, whatever its size."""
+        taken = self._fitting(max_count, max_cost)
+        if max_bytes == math.inf:
+            return taken
+        sizes = accumulate(item.size_bytes for item in self.items[:taken])
+        return max(1, bisect.bisect_right(list(sizes), max_bytes))
+
+    def _fitting(self, max_count: int, max_cost: float) -> int:
         count = cost = 0.0
         for taken, item in enumerate(self.items):
             count += item.count
@@ -74,7 +84,7 @@ class Queue:
     is passed by those alone that arrive within its push-back or their own head start.
 
     Items that come back from a lost replica were admitted before: they may exceed the bounds,
-    and newcomers are refused until they do not.
+    and newcomers are refused until they do not. A batch never exceeds the bound in bytes.
 
     Args:
         max_items: Items that may wait.
@@ -151,6 +161,11 @@ class Queue:
         if not bucket.items:
             del self.buckets[item.key]
         self._left(item)
+
+    @property
+    def batch_bytes(self) -> float:
+        """The most bytes of a batch; infinite while even all that waits is less than that."""
+        return math.inf if self.size_bytes < self.max_bytes else self.max_bytes
 
     def take(self, bucket: Bucket, size: int) -> list[Item]:
         """Take so many items from the front of a bucket."""

@@ -56,7 +56,7 @@ def worker(
     settings = resolve_settings(flags, (), config).settings
     from .. import logs
     from ..executors.keeper import Keeper, Remote
-    from ..executors.remote import check_trust, parse_address, read_secret
+    from ..executors.trust import check_trust, parse_address, read_secret
 
     address = parse_address(connect, where="--connect")
     secret = read_secret(settings.workers.secret_file, where="--secret-file")

@@ -33,11 +33,13 @@ class Launch(NamedTuple):
 
     Attributes:
         settings: Their share of the machine.
+        start_timeout_s: How long one may take to get ready.
         log_level: As the server's.
         log_format: As the server's.
     """
 
     settings: Workers
+    start_timeout_s: float = 600.0
     log_level: str = "info"
     log_format: str = "auto"
 

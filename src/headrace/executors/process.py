@@ -16,14 +16,16 @@ from ..batching import Batch
 from ..card import ModelCard
 from ..clock import NEVER, Instant, system_clock
 from ..config import Limits
-from ..wire import Cards, Connection, Setup
+from ..wire import NONCE_BYTES, Cards, Connection, Setup
 from .base import Events, Loss, ReplicaStatus
 from .launcher import Launch, Worker
+from .memory import oom_kills
 from .restarts import FIRST_DELAY_S
 from .seats import Life, Seat
 from .socket import Metrics, Peer, SocketExecutor
 
-NONCE_BYTES = 32
+OVERDUE_FACTOR = 2.0
+"""How many times as long as expected a start may take before nobody waits for it."""
 LAST_WORDS_S = 0.05
 """How long a dead worker's connection may stay open before it counts as over: a child that the
 user's code has forked may hold it. As long may a worker live on without its connection."""
@@ -78,6 +80,7 @@ class ProcessExecutor(SocketExecutor):
         self._next_number = replicas
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_closed = False
+        self._oom_kills = oom_kills()
 
     # Start
 
@@ -134,6 +137,10 @@ class ProcessExecutor(SocketExecutor):
         task = loop.create_task(connecting)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        life.timer = loop.call_later(self._launch.start_timeout_s, life.kill, "load")
+        if life.expected_at < NEVER:
+            patience_s = OVERDUE_FACTOR * (life.expected_at - system_clock())
+            life.overdue = loop.call_later(patience_s, self._is_overdue, life)
 
     # What the peers tell
 
@@ -146,6 +153,7 @@ class ProcessExecutor(SocketExecutor):
         life = self._lives[peer.replica]
         if life.state != "starting":
             return
+        life.cancel_timers()
         life.state, life.was_ready = "ready", True
         life.seat.restarts.was_ready(system_clock() - life.began)
         if self._events is not None and peer.card is not None:
@@ -176,11 +184,23 @@ class ProcessExecutor(SocketExecutor):
             return
         if peer.error is not None:
             life.kill("protocol")
-        elif life.timer is None and self._loop is not None and not self._is_closed:
+        elif life.state != "draining" and self._loop is not None and not self._is_closed:
+            life.cancel_timers()
             # It cannot be told anything any more: how it ends by itself tells more than a kill.
-            life.timer = self._loop.call_later(LAST_WORDS_S, life.kill, "disconnected")
+            life.timer = self._loop.call_later(LAST_WORDS_S, self._cut_off, life)
 
     # Ends
+
+    def _cut_off(self, life: Life) -> None:
+        if not life.worker.wait(0):
+            life.kill("disconnected")
+
+    def _is_overdue(self, life: Life) -> None:
+        """It takes much longer than the last one did: nobody is to wait for it any more."""
+        life.overdue, life.expected_at = None, NEVER
+        if self._events is not None:
+            reason = "it takes longer to get ready than the one before"
+            self._events.unready(life.number, reason, self._back_at)
 
     def _exited(self, life: Life) -> None:
         """The process has ended; what it has said may still be on the way."""
@@ -201,9 +221,8 @@ class ProcessExecutor(SocketExecutor):
         """Tell of a worker's end, and see to its seat."""
         if self._is_closed or self._lives.pop(life.number, None) is None:
             return
-        if life.timer is not None:
-            life.timer.cancel()
-        loss, crash = life.examine()
+        life.cancel_timers()
+        loss, crash = life.examine(is_out_of_memory=self._has_oom_killed())
         life.worker.close()
         self._forget(life.peer)
         if life.retired_for and not life.peer.batches:
@@ -211,7 +230,10 @@ class ProcessExecutor(SocketExecutor):
                 self._events.retired(life.number, life.retired_for)
             return
         seat = life.seat
-        delay_s = seat.restarts.ended(was_ready=life.was_ready, items=life.items)
+        restarts = seat.recycling if life is seat.successor else seat.restarts
+        delay_s = restarts.ended(
+            was_ready=life.was_ready, items=life.items, is_outside=loss.is_outside
+        )
         if not self._was_ever_ready and loss.cause in FATAL:
             self._fail(life, loss)
             return
@@ -230,6 +252,11 @@ class ProcessExecutor(SocketExecutor):
         self._tell_lost(life, loss, seat.back_at if is_vacant and not delay_s else NEVER)
         if is_vacant:
             self._start_later(seat, delay_s, loss.reason)
+
+    def _has_oom_killed(self) -> bool:
+        """Whether the system has killed for memory since a worker last ended."""
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        return self._oom_kills > before
 
     def _vacate(self, seat: Seat, life: Life) -> bool:
         """Take a worker that has ended out of its seat; whether that is empty now."""
@@ -296,12 +323,18 @@ class ProcessExecutor(SocketExecutor):
 
     def scale(self, replicas: int) -> None:
         """Change the number of replicas, at least 1, while they serve."""
-        places = range(len(self._seats), max(1, replicas))
-        new = [Seat(place, self._new_number()) for place in places]
+        if self._is_closed:
+            return
+        taken = {seat.place for seat in self._seats}
+        places = [place for place in range(max(1, replicas)) if place not in taken]
+        missing = max(0, replicas - len(self._seats))
+        new = [Seat(place, self._new_number()) for place in places[:missing]]
         # All are there before the first starts: the machine is divided among as many.
         self._seats += new
         for seat in new:
             self._start(seat)
+        # Those that serve stay; of others the newest go first.
+        self._seats.sort(key=lambda seat: not seat.is_ready)
         while len(self._seats) > max(1, replicas):
             self._give_up(self._seats.pop())
 
@@ -376,8 +409,7 @@ class ProcessExecutor(SocketExecutor):
             if seat.timer is not None:
                 seat.timer.cancel()
         for life in self._lives.values():
-            if life.timer is not None:
-                life.timer.cancel()
+            life.cancel_timers()
             if self._loop is not None and not life.has_exited:
                 self._loop.remove_reader(life.worker.pid_fd)
             life.peer.events = None

@@ -9,7 +9,6 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..batching import Batch
 from ..card import ModelCard
@@ -17,14 +16,13 @@ from ..clock import NEVER, Instant, system_clock
 from ..config import ServerSettings
 from ..errors import ConfigError
 from ..listener import bind_tcp
-from ..wire import Cards, Connection, Family, Setup
+from ..wire import NONCE_BYTES, Cards, Connection, Family, Setup
 from ..workers.exits import Exit
 from ..workers.sockets import REFUSED, notice_a_dead_link
-from ..workers.start import MIN_SECRET_BYTES
 from .base import Events, Loss, ReplicaStatus
-from .process import NONCE_BYTES
 from .restarts import ESTIMATE_FACTOR
 from .socket import BROKEN, Metrics, Peer, SocketExecutor
+from .trust import front_tls, parse_address, read_secret
 
 HELLO_TIMEOUT_S = 0.9
 """What a connection gets to prove itself, TLS included."""
@@ -32,10 +30,8 @@ MAX_STRANGERS = 64
 """Connections that have not proven themselves yet; further ones are closed at once."""
 NOBODY = "no worker is connected"
 RESTART_S = 3.0
-"""What a worker's parent may take to start it again; loading comes on top."""
 ACCEPT_RETRY_S = 1.0
 """How long to leave connections alone for which there is no descriptor."""
-DEFAULT_PORT = 7317
 
 DESCRIPTIVE = frozenset({"version", "description", "examples"})
 """What the cards of one model's workers may differ in."""
@@ -54,11 +50,15 @@ class RemoteExecutor(SocketExecutor):
     Args:
         model: Its name.
         metrics: Takes what the model counts in its workers.
+        restart_s: What a worker's parent may take to start it again; loading comes on top.
     """
 
-    def __init__(self, model: str, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self, model: str, metrics: Metrics | None = None, restart_s: float = RESTART_S
+    ) -> None:
         super().__init__(metrics)
         self._model = model
+        self._restart_s = restart_s
         self._card: ModelCard | None = None
         self._dropped: dict[int, str] = {}
         self._joined_at: dict[int, Instant] = {}
@@ -141,7 +141,7 @@ class RemoteExecutor(SocketExecutor):
         else:
             loss = _loss(peer, error, dropped_for)
             _log.warning("a worker was lost", extra=extra | {"reason": loss.reason})
-            is_expected = not loss.is_outside and (peer.bye is None or loss.cause == "broken")
+            is_expected = loss.cause == "broken" or (peer.bye is None and not _is_cut(error))
             back_at = system_clock() + self._return_s if is_expected else NEVER
             events.lost(peer.replica, loss, back_at)
             if is_expected:
@@ -152,11 +152,13 @@ class RemoteExecutor(SocketExecutor):
     @property
     def _return_s(self) -> float:
         """When a worker whose process has ended should be ready again."""
-        return RESTART_S + ESTIMATE_FACTOR * self._load_s
+        return self._restart_s + ESTIMATE_FACTOR * self._load_s
 
     def _wait_for_return(self) -> None:
-        """Let what waits go on waiting, but not for ever."""
-        if self._timer is None and self._loop is not None:
+        """Let what waits go on waiting for the worker that was lost last, but not for ever."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is not None:
             self._timer = self._loop.call_later(self._return_s, self._should_be_back)
 
     def _should_be_back(self) -> None:
@@ -196,11 +198,14 @@ def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
         # It has finished, or failed, what it had begun.
         cause = "broken" if peer.bye.code == BROKEN else "disconnected"
         return Loss(cause, peer.bye.reason or "it has left", suspects=())
-    # The end of a process closes its connections; what fails otherwise is the network.
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError | ssl.SSLError):
-        reason = "the connection was lost"
-        return Loss("disconnected", reason, begun=batches, is_outside=True)
-    return Loss("disconnected", "the worker ended its connection", begun=batches)
+    # A crash looks from here as a kill, a restart of its host or a middlebox does.
+    reason = "the connection was lost" if _is_cut(error) else "the worker ended its connection"
+    return Loss("disconnected", reason, begun=batches, is_outside=True)
+
+
+def _is_cut(error: Exception | None) -> bool:
+    """Whether the network failed: the end of a process closes its connections."""
+    return isinstance(error, OSError) and not isinstance(error, ConnectionError | ssl.SSLError)
 
 
 class Gate:
@@ -222,12 +227,7 @@ class Gate:
             raise ConfigError("workers.listen: expected host:port with executor 'remote', got none")
         self._address = parse_address(workers.listen, where="workers.listen")
         self._secret = read_secret(workers.secret_file, where="workers.secret_file")
-        self._tls = _server_tls(workers.tls_cert, workers.tls_key)
-        if self._tls is None and not workers.insecure and not is_loopback(self._address[0]):
-            raise ConfigError(
-                "workers.listen: beyond loopback expected workers.tls_cert and workers.tls_key, or"
-                " workers.insecure=true where the network is trusted"
-            )
+        self._tls = front_tls(self._address[0], workers)
         self._setup = Setup(limits=settings.limits, batching=dict(settings.batching))
         self._on_cards = on_cards
         self._strangers: dict[asyncio.Task[None], Peer] = {}
@@ -351,75 +351,3 @@ class Gate:
             proof.set_result(False)
         if peer.bye is not None and peer.bye.code in FAILED_START:
             _log.error("a worker failed", extra={"reason": peer.bye.reason})
-
-
-def parse_address(text: str, *, where: str) -> tuple[str, int]:
-    """A host and a port.
-
-    Raises:
-        ConfigError: The text is no such.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, str(DEFAULT_PORT)
-    is_bare = ":" not in host or (host[0] == "[" and host[-1] == "]")
-    if not host or not is_bare or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"{where}: expected host:port, got {text!r:.64}")
-    return host.strip("[]"), int(port)
-
-
-def read_secret(file: str | None, *, where: str) -> bytes:
-    """The secret that a front and its remote workers share.
-
-    Raises:
-        ConfigError: There is no such file, or it holds too little.
-    """
-    if file is None:
-        raise ConfigError(f"{where}: expected a file that holds the shared secret, got none")
-    try:
-        secret = Path(file).read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"{where}: {file}: {error.strerror}") from None
-    if len(secret) < MIN_SECRET_BYTES:
-        raise ConfigError(
-            f"{where}: expected at least {MIN_SECRET_BYTES} bytes in {file}, got {len(secret)}"
-        )
-    return secret
-
-
-def _server_tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    if cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"workers.tls_cert: {cert}: {error}") from None
-    return context
-
-
-def check_trust(host: str, ca: Path | None, is_system: bool, is_insecure: bool) -> str | None:
-    """How a worker trusts its front: as `Start.tls`.
-
-    Raises:
-        ConfigError: It was not said, or in more than one way, or the file holds no certificates.
-    """
-    if (ca is not None) + is_system + is_insecure > 1:
-        raise ConfigError("expected one of --tls-ca, --tls-system and --insecure, got several")
-    if ca is None and not is_system and not is_insecure and not is_loopback(host):
-        raise ConfigError(
-            "--connect: beyond loopback expected --tls-ca or --tls-system, or --insecure where the"
-            " network is trusted"
-        )
-    if ca is None:
-        return "system" if is_system else None
-    try:
-        ssl.create_default_context(cafile=str(ca))
-    except OSError as error:
-        raise ConfigError(f"--tls-ca: {ca}: {error}") from None
-    return str(ca.absolute())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address does not leave this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.")

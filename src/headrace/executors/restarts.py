@@ -8,6 +8,8 @@ FIRST_TRIES: Final = 3
 """Workers that may die while the first is being got ready; then there is no use in trying."""
 FREE_LIVES: Final = 3
 """Workers in a row that may die with nothing answered before the next one has to wait."""
+FREE_KILLS: Final = 20
+"""Workers in a row that may be killed from outside, with nothing answered, for no delay."""
 FIRST_DELAY_S: Final = 0.5
 LAST_DELAY_S: Final = 30.0
 _MAX_DOUBLINGS: Final = 10
@@ -28,6 +30,7 @@ class Restarts:
     def __init__(self) -> None:
         self._failed_starts = 0
         self._idle_lives = 0
+        self._kills = 0
         self._start_s: float | None = None
 
     @property
@@ -42,8 +45,20 @@ class Restarts:
         self._failed_starts = 0
         self._start_s = after_s
 
-    def ended(self, *, was_ready: bool, items: int) -> float:
-        """A worker ended by itself; after how many seconds the next is to be started."""
+    def ended(self, *, was_ready: bool, items: int, is_outside: bool = False) -> float:
+        """A worker has ended; after how many seconds the next is to be started.
+
+        Args:
+            was_ready: Whether it ever was.
+            items: How many it had answered.
+            is_outside: Whether it looks like an act from outside, which says nothing of the
+                model unless it is repeated.
+        """
+        if items or not is_outside:
+            self._kills = 0
+        self._kills += is_outside
+        if 0 < self._kills <= FREE_KILLS:
+            return 0.0
         if not was_ready:
             self._failed_starts += 1
         self._idle_lives = 0 if items else self._idle_lives + 1

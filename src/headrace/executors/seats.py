@@ -7,7 +7,6 @@ from ..config import Workers
 from ..workers.mark import examine
 from .base import Loss
 from .launcher import Worker
-from .memory import oom_kills
 from .restarts import Restarts
 from .socket import Peer
 from .verdict import Death, verdict
@@ -31,11 +30,11 @@ class Life:
         items: How many it has answered.
         killed_for: Why this side ended it; empty if it did not. The first reason holds.
         retired_for: Why it is to stop: "recycled" or "scaled"; empty if it is not.
-        oom_kills: What the system had counted when it began.
         rss_looked_at: When its memory was last measured.
         has_exited: Whether the process has ended.
         is_disconnected: Whether the connection has.
-        timer: Ends it where it does not stop by itself.
+        timer: Ends it where it does not get ready, or does not stop, by itself.
+        overdue: Runs out when it is not ready although it should be.
     """
 
     def __init__(self, number: int, seat: Seat, worker: Worker, peer: Peer) -> None:
@@ -50,11 +49,18 @@ class Life:
         self.items = 0
         self.killed_for = ""
         self.retired_for = ""
-        self.oom_kills = oom_kills()
         self.rss_looked_at = self.began
         self.has_exited = False
         self.is_disconnected = False
         self.timer: Cancellable | None = None
+        self.overdue: Cancellable | None = None
+
+    def cancel_timers(self) -> None:
+        """Nothing is waited for any more."""
+        for timer in (self.timer, self.overdue):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.overdue = None
 
     def is_worn(self, settings: Workers) -> bool:
         """Whether it is time to recycle it."""
@@ -68,14 +74,14 @@ class Life:
         self.rss_looked_at = now
         return self.worker.rss_bytes() >= settings.recycle_memory_bytes
 
-    def examine(self) -> tuple[Loss, str]:
+    def examine(self, *, is_out_of_memory: bool) -> tuple[Loss, str]:
         """The loss that its end is, and the interpreter's report of a crash, if there is one."""
         evidence = examine(self.worker.mark, self.worker.crash_fd)
         death = Death(
             exit_code=self.worker.exit_code(),
             bye=self.peer.bye,
             killed_for=self.killed_for,
-            is_out_of_memory=oom_kills() > self.oom_kills,
+            is_out_of_memory=is_out_of_memory,
             evidence=evidence,
         )
         return verdict(death, self.peer.batches), evidence.crash
@@ -97,6 +103,7 @@ class Seat:
         place: Which of the replicas it is.
         number: What the engine calls the one that holds it, or will.
         restarts: Its back-off.
+        recycling: That of successors.
         life: Who holds it.
         successor: Who will, in place of a worn one that goes on until then.
         recycles_from: Before this instant a worn one keeps its place: its last successor failed.
@@ -107,10 +114,16 @@ class Seat:
         self.place = place
         self.number = number
         self.restarts = Restarts()
+        self.recycling = Restarts()
         self.life: Life | None = None
         self.successor: Life | None = None
         self.recycles_from: Instant = 0.0
         self.timer: Cancellable | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether who holds it takes batches."""
+        return self.life is not None and self.life.state == "ready"
 
     @property
     def back_at(self) -> Instant:

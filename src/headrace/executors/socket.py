@@ -107,6 +107,7 @@ class Peer(asyncio.BufferedProtocol):
         bye: What it said last.
         card: Of the model that it runs.
         error: The rule of the protocol that it broke.
+        is_proven: Whether it has shown that it knows the secret.
 
     Args:
         replica: Its number.
@@ -128,12 +129,13 @@ class Peer(asyncio.BufferedProtocol):
         self.bye: Bye | None = None
         self.card: ModelCard | None = None
         self.error: ProtocolError | None = None
+        self.is_proven = False
         self._connection = connection
         self._clock = clock
         self._transport: asyncio.Transport | None = None
         self._busy_s = 0.0
         self._busy_since = clock()
-        self._asked: list[asyncio.Future[None]] = []
+        self._asked: asyncio.Future[None] | None = None
 
     # For the executor
 
@@ -147,13 +149,13 @@ class Peer(asyncio.BufferedProtocol):
     def run(self, batch: Batch) -> None:
         """Give the worker a batch."""
         now = self._clock()
-        if not self.batches:
-            self._busy_since = now
-        self.batches[batch.id] = batch
         items = tuple(
             RunItem(index, payload, _left_s(batch, index, now)) for index, payload in wanted(batch)
         )
-        self._send(Run(batch.id, items))
+        self._send(Run(batch.id, items))  # first: what cannot be sent is not the worker's
+        if not self.batches:
+            self._busy_since = now
+        self.batches[batch.id] = batch
 
     def cancel(self, batch: Batch, index: int) -> None:
         """Nobody wants this item."""
@@ -177,10 +179,10 @@ class Peer(asyncio.BufferedProtocol):
 
     def ask(self) -> asyncio.Future[None]:
         """Ask for the model's own metrics; done when the owner was told, or nobody will be."""
-        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(asked)
-        self._send(Ask())
-        return asked
+        if self._asked is None:  # one answer is enough for all who ask before it comes
+            self._asked = asyncio.get_running_loop().create_future()
+            self._send(Ask())
+        return self._asked
 
     def tune(self, options: Callable[[Any], None]) -> None:
         """Set options of the connection's socket."""
@@ -206,20 +208,25 @@ class Peer(asyncio.BufferedProtocol):
             messages = self._connection.received(nbytes)
             self._write(self._connection.take_outgoing())
             for message in messages:
-                self._take(message)
+                self._hand_on(message)
         except ProtocolError as error:
             self.error = error
-            _log.error("a worker broke the protocol", extra={"reason": error.message})
+            # Anybody who finds a gate can do so; only a worker's breach is an error.
+            level = logging.ERROR if self.is_proven else logging.DEBUG
+            _log.log(level, "a worker broke the protocol", extra={"reason": error.message})
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for asked in self._asked:
-            if not asked.done():
-                asked.set_result(None)
+        self._has_told_metrics()
         self.owner.disconnected(self, exc)
 
     # Within
+
+    def _has_told_metrics(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None and not asked.done():
+            asked.set_result(None)
 
     def _send(self, message: Message) -> None:
         if self._transport is not None and self.error is None:
@@ -233,6 +240,15 @@ class Peer(asyncio.BufferedProtocol):
         else:
             self._transport.writelines(chunks)
 
+    def _hand_on(self, message: Message) -> None:
+        try:
+            self._take(message)
+        except ProtocolError as error:
+            if error.side == "remote":
+                raise
+            # What it led to could not be sent, perhaps to another: no breach of this worker's.
+            _log.exception("a message to a worker could not be sent")
+
     def _take(self, message: Message) -> None:
         if isinstance(message, Parts):
             self._take_parts(message)
@@ -240,6 +256,7 @@ class Peer(asyncio.BufferedProtocol):
             if self.events is not None:
                 self.events.started(self.batches[message.batch])
         elif isinstance(message, Hello):
+            self.is_proven = True
             self.owner.proven(self)
         elif isinstance(message, Cards):
             self.card = message.cards[message.serves]
@@ -248,8 +265,7 @@ class Peer(asyncio.BufferedProtocol):
             self.owner.is_ready(self)
         elif isinstance(message, Stats):
             self.owner.told_metrics(self, message.families)
-            if self._asked and not (asked := self._asked.pop(0)).done():
-                asked.set_result(None)
+            self._has_told_metrics()
         elif isinstance(message, Bye):
             self.bye = message
             if message.code == BROKEN:

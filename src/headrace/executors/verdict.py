@@ -20,7 +20,12 @@ _TOLD = {
 _ENDED_FOR = {
     "hung": "a batch ran for longer than predict_timeout_s",
     "protocol": "it broke the worker protocol",
+    "load": "it did not get ready within start_timeout_s",
 }
+
+
+_SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that operators and systems send, and crashes do not."""
 
 
 class Death(NamedTuple):
@@ -45,15 +50,15 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     """The loss that a death is.
 
     One that was in the middle of decoding, preprocessing, postprocessing or encoding an item
-    convicts it. One in predict makes suspects of the batch. A SIGKILL is an act from outside, of
-    an operator or of the system: what ran is accused only if that repeats itself. One between
-    two stages, by itself, makes suspects of all that had begun.
+    convicts it. One in predict makes suspects of the batch. A SIGKILL or SIGTERM is an act from
+    outside, of an operator or of the system: what ran is accused only if that repeats itself. One
+    between two stages, by itself, makes suspects of all that had begun.
     """
     cause, reason = _cause(death)
     evidence = death.evidence
     item = _item_of(evidence, batches)
     running = batches.get(evidence.batch) if evidence.batch is not None else None
-    is_outside = cause == "killed" and _is_sigkill(death) and not death.is_out_of_memory
+    is_outside = cause == "killed" and _is_from_outside(death)
     begun = tuple(batch for batch in batches.values() if batch.id <= evidence.begun)
     loss = Loss(cause, reason, begun=begun, is_outside=is_outside)
     if item is not None and running is None and not is_outside and not death.killed_for:
@@ -88,6 +93,10 @@ def _cause(death: Death) -> tuple[str, str]:
         memory = ", out of memory" if death.is_out_of_memory and _is_sigkill(death) else ""
         return "killed", f"killed by {_signal_name(-code)}{memory}"
     return "exited", f"exited with code {code}"
+
+
+def _is_from_outside(death: Death) -> bool:
+    return -(death.exit_code or 0) in _SENT and not death.is_out_of_memory
 
 
 def _is_sigkill(death: Death) -> bool:

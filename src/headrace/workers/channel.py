@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from ..clock import NEVER
 from ..wire import Connection, Message
 
 _DISCARD_BYTES = 64 * 1024
@@ -66,15 +68,15 @@ class Channel:
                 if not os.read(fd, _DISCARD_BYTES):
                     return
 
-    def receive(self, *, block: bool = True) -> list[Message] | None:
+    def receive(self, *, block: bool = True, timeout_s: float = NEVER) -> list[Message] | None:
         """What has come, at least one read's worth; None at the end of the connection.
 
-        Nothing has where it did not block, or was woken.
+        Nothing has where it did not block, or was woken, or, if it can be, waited for too long.
 
         Raises:
             ProtocolError: The other end broke the protocol.
         """
-        if block and self._is_wakeable and not self.wait(block=True)[0]:
+        if block and self._is_wakeable and not self.wait(block=True, timeout_s=timeout_s)[0]:
             return []
         try:
             size = self._read(self._connection.get_buffer(), block)
@@ -104,11 +106,12 @@ class Channel:
         except OSError:
             pass
 
-    def wait(self, *, block: bool) -> tuple[bool, bool]:
-        """Wait for the socket or for `wake`; which of them came."""
+    def wait(self, *, block: bool, timeout_s: float = NEVER) -> tuple[bool, bool]:
+        """Wait for the socket or for `wake`, so long at most; which of them came."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True, self._is_woken()
-        ready = {fd for fd, _ in self._poll.poll(None if block else 0)}
+        timeout_ms = None if timeout_s == NEVER else math.ceil(timeout_s * 1000)
+        ready = {fd for fd, _ in self._poll.poll(timeout_ms if block else 0)}
         is_woken = self._wake in ready
         if is_woken:
             os.eventfd_read(self._wake)

@@ -161,7 +161,7 @@ class Loop:
         self._note(job)
         report = self._lane.isolate()
         job.parts += report.parts
-        self._put_parts(job, End.OPEN if report.is_set_aside else End.ENDED)
+        self._put_parts(job, End.SET_ASIDE if report.is_set_aside else End.ENDED)
         if report.broken is not None:
             raise Broken(report.broken)
 

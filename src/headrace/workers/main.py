@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .. import logs, workers
+from ..clock import NEVER
 from ..errors import ConfigError, ProtocolError, ReplicaStartFailed
 from ..lane import Lane
 from ..metrics.snapshot import snapshot
 from ..model import Model
 from ..replica import Replica
 from ..targets import load_target, models_of
-from ..wire import Bye, Cards, Connection, Ready, Setup, Stats, Welcome
+from ..wire import NONCE_BYTES, Bye, Cards, Connection, Ready, Setup, Stats, Welcome
 from .channel import Channel
 from .exits import Exit
 from .loop import Broken, Job, Loop
@@ -28,7 +29,6 @@ from .resources import DEVICE_VARIABLE, devices_of
 from .sockets import CONNECT_TIMEOUT_S, REFUSED, LossWatch, Retries, connect
 from .start import Start
 
-NONCE_BYTES = 32
 MAX_REASON = 2000
 LINGER_S = 1.0
 """How long a front may take to read the last answers of a worker that leaves."""
@@ -150,7 +150,7 @@ class Worker:
 
     def _serve_front(self, channel: Channel, sock: socket.socket) -> Exit | None:
         sock.settimeout(CONNECT_TIMEOUT_S if self._is_remote else None)
-        setup = _welcome(channel)
+        setup = _welcome(channel, CONNECT_TIMEOUT_S if self._is_remote else NEVER)
         sock.settimeout(None)
         if setup is None:
             return None
@@ -198,8 +198,11 @@ class Worker:
         """The last connection's, if the front asks for the same."""
         if self._replica is not None and setup == self._setup and self._is_loaded:
             return self._replica
+        self._on_stop = _go_on  # the user's code would swallow an exception
         self._unload()
         self._on_stop = _exit_now
+        if self._is_stopping:
+            _exit_now()
         self._replica = self._make_replica(setup)
         self._setup = setup
         return self._replica
@@ -220,8 +223,8 @@ class Worker:
             raise ConfigError(f"{self._target}: there is no model {wanted}")
         replica = replicas[serves]
         _check_sizing(replica.model)
-        devices = self._start.devices or replica.model.devices
-        if devices:
+        devices = replica.model.devices
+        if devices and not self._start.devices:  # those of the operator are there already
             os.environ[DEVICE_VARIABLE] = devices_of(self._start.seat, devices)
         self._cards = Cards(tuple(replica.card for replica in replicas), serves)
         return replica
@@ -245,10 +248,17 @@ def _exit_now() -> NoReturn:
     os._exit(Exit.STOPPED)
 
 
-def _welcome(channel: Channel) -> Setup | None:
-    """Prove that this is a worker, and see that the other end is the front; None if it left."""
+def _welcome(channel: Channel, timeout_s: float) -> Setup | None:
+    """Prove that this is a worker, and see that the other end is the front.
+
+    None if it left, or took too long.
+    """
     channel.flush()
-    while (messages := channel.receive()) is not None:
+    ends = time.monotonic() + timeout_s
+    while (left_s := ends - time.monotonic()) > 0:
+        messages = channel.receive(timeout_s=left_s)
+        if messages is None:
+            return None
         for message in messages:
             if isinstance(message, Welcome):
                 return message.setup

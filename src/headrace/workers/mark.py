@@ -78,8 +78,8 @@ class Evidence(NamedTuple):
 def examine(mark: Mark, crash_fd: int) -> Evidence:
     """Read what a dead worker left behind.
 
-    Where it was at two things at once, the thread that crashed tells which of them it was; only
-    a death that leaves no trace, such as SIGKILL, leaves both.
+    Where it was at two things at once, the thread that crashed tells which of them it was. A
+    death that leaves no trace, such as SIGKILL, and a thread of the user's own leave both.
     """
     slots = mark.slots
     item = (slots[HANDLED], slots[ITEM] - 1) if slots[ITEM] else None
@@ -87,11 +87,10 @@ def examine(mark: Mark, crash_fd: int) -> Evidence:
     report = os.pread(crash_fd, MAX_REPORT_BYTES, 0)
     found = _CRASHED.search(report)
     culprit = int(found[1], 16) if found else slots[EXITING]
-    if culprit and item is not None and batch is not None:
-        if culprit == slots[HANDLER_THREAD]:
-            batch = None
-        else:
-            item = None
+    if culprit and culprit == slots[HANDLER_THREAD]:
+        batch = None
+    elif culprit == slots[MAIN_THREAD] and batch is not None:
+        item = None  # the main thread was in predict
     crash = _shortened(report, found.start() if found else 0)
     return Evidence(item, batch, slots[PREDICTED], crash)
 

@@ -26,8 +26,10 @@ def take_over(start: Start, mark: Mark) -> None:
     for fd in (start.fd, start.mark_fd, start.crash_fd):
         if fd is not None:
             os.set_inheritable(fd, False)
-    # ^C on a terminal is the front's to handle: it tells its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Sent to all processes of a terminal or a service; the front tells its workers what to do.
+    _leave_to_front(signal.SIGINT)
+    if start.address is None:
+        _leave_to_front(signal.SIGTERM)
     sys.setswitchinterval(SWITCH_S)
     if start.niceness:
         os.nice(start.niceness)
@@ -39,6 +41,21 @@ def take_over(start: Start, mark: Mark) -> None:
         # A child of the user's that crashes is not this process.
         os.register_at_fork(after_in_child=faulthandler.disable)
     _note_exits(mark)
+
+
+def _leave_to_front(number: signal.Signals) -> None:
+    """Do nothing on a signal; what the user's code spawns is not to inherit that."""
+
+    def do_nothing(*_: object) -> None:
+        pass
+
+    def restore() -> None:
+        if signal.getsignal(number) is do_nothing:
+            signal.signal(number, before)
+
+    # A handler, unlike SIG_IGN, is gone in a program that is executed.
+    before = signal.signal(number, do_nothing)
+    os.register_at_fork(after_in_child=restore)
 
 
 def _die_with(parent: int) -> None:

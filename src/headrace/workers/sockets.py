@@ -79,7 +79,7 @@ class Retries:
 
     def lost(self, after_s: float, *, was_welcome: bool) -> None:
         """There was one, for so long; the front let the worker in, or it did not."""
-        if after_s > LAST_RETRY_S:
+        if was_welcome and after_s > LAST_RETRY_S:
             self._next_s, self._said = FIRST_RETRY_S, ""
         if was_welcome:
             self._say("the connection to the front was lost", "")

@@ -64,6 +64,36 @@ MUTATIONS = [
         "or cost > 2 * max_cost):",
     ),
     Mutation(
+        "bytes of a batch are not looked at",
+        "queue",
+        "bisect.bisect_right(list(sizes), max_bytes)",
+        "bisect.bisect_right(list(sizes), 2 * max_bytes)",
+    ),
+    Mutation(
+        "an item larger than a batch may be is never run",
+        "queue",
+        "return max(1, bisect",
+        "return max(0, bisect",
+    ),
+    Mutation(
+        "bytes do not fill a batch",
+        "queue",
+        "if max_bytes < math.inf and sum(",
+        "if max_cost < 0 and sum(",
+    ),
+    Mutation(
+        "a batch that holds all bytes that it may waits for more",
+        "queue",
+        "for item in self.items) >= max_bytes:",
+        "for item in self.items) > max_bytes:",
+    ),
+    Mutation(
+        "bytes bound a batch only where nothing came back",
+        "queue",
+        "return math.inf if self.size_bytes < self.max_bytes else",
+        "return math.inf if self.size_bytes != self.max_bytes else",
+    ),
+    Mutation(
         "all items share one bucket",
         "queue",
         "bucket = self.buckets.get(item.key)",

@@ -102,6 +102,33 @@ def test_an_item_larger_than_a_batch_runs_alone() -> None:
     assert [numbers(batch) for batch in driver.runs()] == [[1], [2]]
 
 
+def test_as_many_bytes_as_may_wait_are_a_full_batch() -> None:
+    driver = Driver(max_bytes=10)
+    driver.start_one()
+    driver.several(1, size_bytes=9)
+    assert driver.runs() == []
+    driver.several(1, size_bytes=1)
+    batch = driver.run()
+    assert (batch.count, batch.cut) == (2, Cut.FULL)
+
+
+def test_a_batch_holds_no_more_bytes_than_may_wait_though_more_came_back() -> None:
+    driver = Driver(replicas=2, max_bytes=10)
+    driver.several(2, size_bytes=4)
+    driver.run()
+    driver.several(2, size_bytes=4)
+    driver.run()
+    for replica in (0, 1):
+        driver.batcher.lost(driver.now, replica, back_at=driver.now + 1)
+    driver.batcher.ready(driver.now, 2)
+    first = driver.run()
+    assert (numbers(first), first.cut) == ([1, 2], Cut.FULL)
+    # What is left fits, and is no full batch any more.
+    driver.finish(first)
+    second = driver.run()
+    assert (numbers(second), second.cut) == ([3, 4], Cut.IDLE)
+
+
 def test_items_of_different_keys_share_no_batch() -> None:
     driver = Driver(replicas=2)
     driver.submit(Item(key="a"), Item(key="b"), Item(key="a"))

@@ -180,8 +180,46 @@ def test_a_bucket_is_full_by_cost_when_one_batch_can_hold_no_more(
     admit(waiting, mark := Item(key="k"), *(Item(key="k", cost=cost) for cost in costs))
     bucket = waiting.buckets["k"]
     waiting.remove(mark)
-    assert bucket.fills(9, 3.0) is fills
-    assert bucket.fitting(9, 3.0) == fitting
+    assert bucket.fills(9, 3.0, math.inf) is fills
+    assert bucket.fitting(9, 3.0, math.inf) == fitting
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fills", "fitting"),
+    [
+        ([9], False, 1),
+        ([5, 5], True, 2),
+        ([5, 5, 0], True, 3),
+        ([5, 4, 2], True, 2),
+        ([0, 0], False, 2),
+        ([11, 0], True, 1),
+    ],
+)
+def test_a_bucket_is_full_by_bytes_when_one_batch_can_hold_no_more(
+    sizes: list[int], fills: bool, fitting: int
+) -> None:
+    waiting = queue()
+    admit(waiting, *(Item(size_bytes=size) for size in sizes))
+    bucket = waiting.buckets[None]
+    assert bucket.fills(9, math.inf, 10) is fills
+    assert bucket.fitting(9, math.inf, 10) == fitting
+
+
+def test_bytes_let_no_more_items_into_a_batch_than_its_size_and_cost() -> None:
+    waiting = queue()
+    admit(waiting, *(Item(size_bytes=1) for _ in range(9)))
+    bucket = waiting.buckets[None]
+    assert (bucket.fitting(4, math.inf, 6), bucket.fitting(8, 3.0, 6)) == (4, 3)
+
+
+def test_bytes_bound_a_batch_only_where_as_many_wait() -> None:
+    waiting, items = queue(max_bytes=10), [Item(size_bytes=size) for size in (9, 1, 5)]
+    admit(waiting, items[0])
+    assert waiting.batch_bytes == math.inf
+    admit(waiting, items[1])
+    assert waiting.batch_bytes == 10
+    waiting.insert(items[2])
+    assert waiting.batch_bytes == 10
 
 
 def test_a_cost_that_left_leaves_no_trace() -> None:
@@ -190,14 +228,14 @@ def test_a_cost_that_left_leaves_no_trace() -> None:
     waiting.remove(huge)
     waiting.remove(endless)
     bucket = waiting.buckets[None]
-    assert not bucket.fills(9, 1.5)
-    assert bucket.fills(9, 1.0)
+    assert not bucket.fills(9, 1.5, math.inf)
+    assert bucket.fills(9, 1.0, math.inf)
 
 
 def test_without_a_limit_on_cost_no_cost_fills_a_bucket() -> None:
     waiting = queue()
     admit(waiting, Item(cost=math.inf))
-    assert not waiting.buckets[None].fills(9, math.inf)
+    assert not waiting.buckets[None].fills(9, math.inf, math.inf)
 
 
 def test_ended_items_do_not_pile_up_among_the_deadlines() -> None:

@@ -163,13 +163,14 @@ class Model:
     def first_batch(self, key: object) -> tuple[list[Record], bool]:
         """The next batch of a bucket, and whether it is full."""
         records = self.bucket(key)
-        size, cost = 0, 0.0
+        size, cost, weight = 0, 0.0, 0
         for place, record in enumerate(records):
             size += record.item.count
             cost += record.item.cost
-            if place and (size > MAX_SIZE or cost > MAX_COST):
+            weight += record.item.size_bytes
+            if place and (size > MAX_SIZE or cost > MAX_COST or weight > MAX_BYTES):
                 return records[:place], True
-        return records, size >= MAX_SIZE or cost >= MAX_COST
+        return records, size >= MAX_SIZE or cost >= MAX_COST or weight >= MAX_BYTES
 
     def end(self, number: int, how: str) -> None:
         record = self.records[number]
@@ -719,6 +720,7 @@ class Machine(RuleBasedStateMachine):
         assert (batch.cut is Cut.FULL) is is_full
         size, cost = sum(r.item.count for r in records), sum(r.item.cost for r in records)
         assert len(records) == 1 or (size <= MAX_SIZE and cost <= MAX_COST)
+        assert sum(r.item.size_bytes for r in records) <= MAX_BYTES
         if self.model.was_busy(self.now) and self.model.durations:
             in_time = self.now + min(self.model.durations)
             assert all(r.item.deadline >= in_time for r in records), "a hopeless item is run"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,8 +40,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def executor_of(target: str = OBEYING, replicas: int = 1, **settings: Any) -> ProcessExecutor:
-    launch = Launch(Workers(**settings))
+def executor_of(
+    target: str = OBEYING, replicas: int = 1, start_timeout_s: float = 60.0, **settings: Any
+) -> ProcessExecutor:
+    launch = Launch(Workers(**settings), start_timeout_s)
     return ProcessExecutor(target, replicas=replicas, launch=launch)
 
 
@@ -208,6 +211,73 @@ def test_one_that_is_killed_by_another_is_replaced_and_nobody_blamed() -> None:
             assert loss_of(record).reason == "killed by SIGKILL"
             record.events.clear()
             await record.until("ready", 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_a_whole_service_gets_end_no_worker(number: int) -> None:
+    async def main() -> None:
+        async with opened(executor := executor_of()) as record:
+            await record.until("ready", 0)
+            os.kill(pid_of(executor), number)
+            assert await ask(executor, record, batch_of(1, 4)) == [8]
+            assert record.of("lost") == []
+
+    asyncio.run(main())
+
+
+def test_one_that_does_not_get_ready_in_time_is_killed(folder: Path) -> None:
+    (folder / "load waits").touch()
+
+    async def main() -> None:
+        async with opened(executor_of(start_timeout_s=0.2)) as record:
+            await record.until("start_failed", 0)
+            assert "start_timeout_s" in record.events[0][2]
+
+    asyncio.run(main())
+
+
+def test_one_that_takes_much_longer_than_the_last_is_not_waited_for(folder: Path) -> None:
+    async def main() -> None:
+        async with opened(executor := executor_of()) as record:
+            await record.until("ready", 0)
+            (folder / "load waits").touch()
+            os.kill(pid_of(executor), signal.SIGKILL)
+            await record.until("lost", 0)
+            await record.until("unready", 0)
+            (reason,) = {event[2] for event in record.of("unready")}
+            assert "longer" in reason
+            (folder / "load waits").unlink()
+            record.events.clear()
+            await record.until("ready", 0)
+            assert await ask(executor, record, batch_of(1, 4)) == [8]
+
+    asyncio.run(main())
+
+
+def test_of_fewer_replicas_those_that_serve_stay(folder: Path) -> None:
+    async def main() -> None:
+        async with opened(executor := executor_of(replicas=2)) as record:
+            await record.until("ready", 0)
+            await record.until("ready", 1)
+            (folder / "load waits").touch()
+            os.kill(pid_of(executor), signal.SIGKILL)
+            await record.until("lost", 0)
+            executor.scale(1)
+            await record.until("retired", 0, "scaled")
+            assert await ask(executor, record, batch_of(1, 4, replica=1)) == [8]
+
+    asyncio.run(main())
+
+
+def test_what_is_closed_does_not_grow() -> None:
+    async def main() -> None:
+        executor = executor_of()
+        async with opened(executor) as record:
+            await record.until("ready", 0)
+        executor.scale(3)
+        assert children() == []
 
     asyncio.run(main())
 

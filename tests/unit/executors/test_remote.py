@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import socket
@@ -16,20 +17,19 @@ from typing import Any
 import pytest
 import uvloop
 
+from headrace.batching import Batch, Cut, Item
+from headrace.call import Payload
 from headrace.card import ModelCard
+from headrace.clock import NEVER, Instant, system_clock
 from headrace.config import Batching, ServerSettings, Workers
 from headrace.errors import ConfigError
-from headrace.executors import RemoteExecutor
-from headrace.executors.remote import (
-    MAX_STRANGERS,
-    Gate,
-    check_trust,
-    differences,
-    parse_address,
-    read_secret,
-)
+from headrace.executors import Loss, RemoteExecutor
+from headrace.executors.remote import MAX_STRANGERS, Gate, differences
+from headrace.executors.socket import Peer
+from headrace.executors.trust import check_trust, is_loopback, parse_address, read_secret
 from headrace.wire import Cards, Connection
 from headrace.workers.sockets import FIRST_RETRY_S, LAST_RETRY_S, Retries
+from tests.contract.record import Record
 
 CLOSED_WITHIN_S = 3.0
 """A second is what is promised, and the rest for a busy machine."""
@@ -335,6 +335,92 @@ def test_a_worker_trusts_in_one_way_and_needs_none_within_its_machine(certificat
         check_trust("h", certificate, True, False)
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.8.7", "::1"])
+def test_loopback_is_an_address_or_the_name_for_it(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.example.com", "127.0.0.1.example.com", "0.0.0.0", "::", "h"])
+def test_a_name_that_begins_like_loopback_is_none(host: str) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(ConfigError, match="beyond loopback"):
+        check_trust(host, None, False, False)
+
+
+class Heard(Record):
+    """Keeps when each event was told, and when the worker should be back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back_at: list[Instant] = []
+        self.unready_at: list[Instant] = []
+
+    def unready(self, replica: int, reason: str, back_at: Instant = NEVER) -> None:
+        self.unready_at.append(system_clock())
+        super().unready(replica, reason, back_at)
+
+    def lost(self, replica: int, loss: Loss, back_at: Instant = NEVER) -> None:
+        self.back_at.append(back_at)
+        super().lost(replica, loss, back_at)
+
+
+def join(executor: RemoteExecutor) -> Peer:
+    """A worker that is ready."""
+    peer = Peer(0, Connection("front", b"a secret", os.urandom(32)), executor)
+    peer.card = CARD
+    executor.join_in(peer)
+    executor.is_ready(peer)
+    return peer
+
+
+@pytest.mark.parametrize(
+    ("error", "is_expected"),
+    [
+        (None, True),
+        (ConnectionResetError(), True),
+        (ssl.SSLEOFError(), True),
+        (TimeoutError(), False),
+        (OSError(errno.EHOSTUNREACH, "no route"), False),
+    ],
+)
+def test_an_end_without_a_bye_accuses_what_ran_only_if_it_repeats_itself(
+    runner: Callable[[Coroutine[Any, Any, None]], None], error: Exception | None, is_expected: bool
+) -> None:
+    async def main() -> None:
+        heard, executor = Heard(), RemoteExecutor("m")
+        executor.open(heard)
+        peer = join(executor)
+        payload = Payload(body=b"1", input_type="a/b", output_type="a/b")
+        batch = Batch(1, 0, 0, [Item(payload)], Cut.FULL, 0.0)
+        peer.batches[1] = batch
+        executor.disconnected(peer, error)
+        [(_, _, loss)] = heard.of("lost")
+        assert loss.is_outside and loss.suspects is None and loss.begun == (batch,)
+        assert (heard.back_at[0] < NEVER) is is_expected
+        executor.close()
+
+    runner(main())
+
+
+def test_what_waits_is_let_go_when_the_worker_that_was_lost_last_is_overdue(
+    runner: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    async def main() -> None:
+        heard, executor = Heard(), RemoteExecutor("m", restart_s=0.4)
+        executor.open(heard)
+        first, second = join(executor), join(executor)
+        executor.disconnected(first, None)
+        await asyncio.sleep(0.2)
+        executor.disconnected(second, None)
+        await heard.until("unready")
+        await asyncio.sleep(0.3)
+        assert len(heard.unready_at) == 1
+        assert heard.unready_at[0] >= heard.back_at[1] - 0.01, "not when the first was"
+        executor.close()
+
+    runner(main())
+
+
 def test_tries_come_less_and_less_often_until_a_connection_has_lasted() -> None:
     retries = Retries("h:1")
     waits = [retries.next_s() for _ in range(10)]
@@ -342,5 +428,7 @@ def test_tries_come_less_and_less_often_until_a_connection_has_lasted() -> None:
     assert waits[-1] == LAST_RETRY_S
     retries.lost(0.1, was_welcome=False)
     assert retries.next_s() == LAST_RETRY_S
+    retries.lost(LAST_RETRY_S + 1.0, was_welcome=False)
+    assert retries.next_s() == LAST_RETRY_S, "a front that says nothing keeps it as long"
     retries.lost(LAST_RETRY_S + 1.0, was_welcome=True)
     assert retries.next_s() == FIRST_RETRY_S

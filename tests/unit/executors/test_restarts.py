@@ -8,6 +8,7 @@ from headrace.executors.restarts import (
     ESTIMATE_FACTOR,
     ESTIMATE_MARGIN_S,
     FIRST_TRIES,
+    FREE_KILLS,
     LAST_DELAY_S,
     Restarts,
 )
@@ -79,3 +80,20 @@ def test_nothing_is_expected_of_a_start_after_one_that_failed() -> None:
     assert restarts.recovery_s is None
     restarts.was_ready(3.0)
     assert restarts.recovery_s == 3.0 * ESTIMATE_FACTOR + ESTIMATE_MARGIN_S
+
+
+def test_kills_from_outside_say_nothing_of_the_model_unless_they_go_on() -> None:
+    restarts = Restarts()
+    restarts.was_ready(1.0)
+    kill = {"was_ready": False, "is_outside": True}
+    assert [restarts.ended(items=0, **kill) for _ in range(FREE_KILLS)] == [0.0] * FREE_KILLS
+    assert restarts.recovery_s is not None
+    assert restarts.ended(items=0, **kill) == BACK_OFF[0]
+    assert restarts.recovery_s is None
+
+
+def test_kills_of_workers_that_have_answered_are_not_in_a_row() -> None:
+    restarts = Restarts()
+    for _ in range(2 * FREE_KILLS):
+        restarts.was_ready(1.0)
+        assert restarts.ended(was_ready=True, items=1, is_outside=True) == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import uvloop
 
 from headrace.batching import Batch, Cut, Item
 from headrace.call import Payload, Value
+from headrace.errors import ProtocolError
 from headrace.executors import Executor
 from headrace.executors.socket import Owner, Peer, SocketExecutor, Usage
 from headrace.testing import ManualClock
@@ -24,6 +26,7 @@ from headrace.wire import (
     Drain,
     End,
     Family,
+    FrameLimits,
     Message,
     Part,
     Parts,
@@ -42,6 +45,9 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 
+MOST = 16 * 1024 * 1024
+"""Bytes of bodies in a frame to the worker."""
+
 
 class Owning(SocketExecutor):
     """An executor of one peer that writes down what it is told."""
@@ -51,6 +57,7 @@ class Owning(SocketExecutor):
         super().__init__(self)
         self.told: list[tuple[Any, ...]] = []
         self.changed = asyncio.Event()
+        self.raised_when_ready: ProtocolError | None = None
 
     def tell(self, *told: Any) -> None:
         self.told.append(told)
@@ -71,6 +78,8 @@ class Owning(SocketExecutor):
 
     def is_ready(self, peer: Peer) -> None:
         self.tell("ready")
+        if self.raised_when_ready is not None:
+            raise self.raised_when_ready
 
     def broken(self, peer: Peer, reason: str) -> None:
         self.tell("broken", reason)
@@ -99,7 +108,8 @@ class House:
         self.clock = ManualClock()
         self.owner = Owning()
         self.record = Record()
-        connection = Connection("front", SECRET, FRONT_NONCE)
+        limits = FrameLimits(max_payload_bytes=MOST)
+        connection = Connection("front", SECRET, FRONT_NONCE, limits)
         owner: Owner = self.owner
         self.peer = Peer(3, connection, owner, self.clock)
         self.peer.events = self.record
@@ -334,16 +344,20 @@ def test_a_refresh_waits_for_the_workers_metrics(drive: Drive) -> None:
     drive(test)
 
 
-def test_who_is_late_is_not_waited_for_and_answers_the_next_time(drive: Drive) -> None:
+def test_who_is_late_is_not_waited_for_and_is_asked_again_once_it_has_answered(
+    drive: Drive,
+) -> None:
     async def test(house: House) -> None:
         await house.get_ready()
-        await house.owner.refresh(0.0)
+        for _ in range(3):
+            await house.owner.refresh(0.0)
         assert house.owner.metered == []
         refresh = asyncio.ensure_future(house.owner.refresh(WAIT_S))
-        assert [await house.next(), await house.next()] == [Ask(), Ask()]
+        assert await house.next() == Ask()
         await house.say(Stats(()))
-        await house.owner.until("metered")
-        assert not refresh.done(), "that was the answer to the first"
+        await refresh
+        refresh = asyncio.ensure_future(house.owner.refresh(WAIT_S))
+        assert await house.next() == Ask(), "the first four were one"
         await house.say(Stats(FAMILIES))
         await refresh
         assert [families for _, families in house.owner.metered] == [(), FAMILIES]
@@ -383,7 +397,11 @@ def test_a_worker_that_is_broken_says_why(drive: Drive) -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "proven", "ready"])
-def test_a_breach_of_the_protocol_ends_the_connection(drive: Drive, when: str) -> None:
+def test_a_breach_of_the_protocol_ends_the_connection(
+    drive: Drive, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
     async def test(house: House) -> None:
         steps = {"at once": house.connect, "proven": house.prove, "ready": house.get_ready}
         await steps[when]()
@@ -397,6 +415,8 @@ def test_a_breach_of_the_protocol_ends_the_connection(drive: Drive, when: str) -
         house.peer.abort()
 
     drive(test)
+    [level] = [each.levelno for each in caplog.records if "broke the protocol" in each.message]
+    assert level == (logging.DEBUG if when == "at once" else logging.ERROR)
 
 
 def test_an_answer_to_what_was_not_asked_is_a_breach(drive: Drive) -> None:
@@ -448,6 +468,51 @@ def test_a_worker_that_does_not_read_does_not_keep_the_front(drive: Drive) -> No
             run = await house.next()
             assert isinstance(run, Run) and run.batch == batch.id and len(run.items) == 8
         assert await house.next() == Cancel(2, 0)
+
+    drive(test)
+
+
+def test_a_batch_that_cannot_be_sent_is_not_the_workers(drive: Drive) -> None:
+    async def test(house: House) -> None:
+        await house.get_ready()
+        house.clock.now = 10.0
+        with pytest.raises(ProtocolError, match="bytes of bodies"):
+            house.owner.start(batch_of(1, 1, bytes(MOST + 1)))
+        house.clock.now = 12.0
+        assert (house.peer.batches, house.owner.usage.busy_s) == ({}, 0.0)
+        house.owner.start(batch_of(2, 1))
+        run = await house.next()
+        assert isinstance(run, Run) and run.batch == 2
+
+    drive(test)
+
+
+def test_what_cannot_be_sent_is_no_breach_of_the_workers(
+    drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(house: House) -> None:
+        house.owner.raised_when_ready = ProtocolError("it cannot be written", side="local")
+        await house.prove()
+        batch = batch_of(1, 1)
+        await house.say(Cards((CARD,), 0), Ready(), Stats(FAMILIES))
+        await house.owner.until("metered")
+        assert house.peer.error is None
+        house.owner.start(batch)
+        await house.next()
+        await house.say(Started(1), parts_of(batch))
+        await house.record.until("ended", 1)
+        assert [r.message for r in caplog.records] == ["a message to a worker could not be sent"]
+
+    drive(test)
+
+
+def test_a_breach_that_the_owner_finds_ends_the_connection(drive: Drive) -> None:
+    async def test(house: House) -> None:
+        house.owner.raised_when_ready = ProtocolError("it lies", side="remote")
+        await house.prove()
+        await house.say(Cards((CARD,), 0), Ready())
+        _, error = await house.owner.until("disconnected")
+        assert error is house.owner.raised_when_ready
 
     drive(test)
 

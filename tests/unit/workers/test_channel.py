@@ -201,6 +201,16 @@ def test_a_wait_that_blocks_is_ended_from_another_thread(pair: Pair) -> None:
     waker.join(WAIT_S)
 
 
+def test_a_receive_that_can_be_woken_waits_as_long_as_it_is_told() -> None:
+    ours, theirs = plain()
+    channel = Channel(theirs, Connection("worker", SECRET, WORKER_NONCE), is_wakeable=True)
+    assert channel.wait(block=True, timeout_s=0.01) == (False, False)
+    assert channel.receive(timeout_s=0.01) == []
+    ours.close()
+    assert channel.receive(timeout_s=WAIT_S) is None
+    channel.close()
+
+
 def test_what_is_put_goes_out_with_the_next_flush_only(pair: Pair) -> None:
     front, channel = pair
     front.send(run(1, 1))

@@ -126,7 +126,7 @@ def test_a_death_of_the_second_thread_is_of_its_item(dead: Dead, crash: str) -> 
     assert (evidence.item, evidence.batch) == ((8, 2), None)
 
 
-def test_a_thread_of_the_models_own_is_of_predict(dead: Dead) -> None:
+def test_a_thread_of_the_models_own_may_be_of_either(dead: Dead) -> None:
     dead.run(
         AT_BOTH
         + "on_handler(lambda: None)\n"
@@ -134,7 +134,13 @@ def test_a_thread_of_the_models_own_is_of_predict(dead: Dead) -> None:
         + "t = threading.Thread(target=crash_here); t.start(); t.join()"
     )
     evidence = examine(dead.mark, dead.crash_fd)
-    assert (evidence.item, evidence.batch) == (None, 7)
+    assert (evidence.item, evidence.batch) == ((8, 2), 7)
+
+
+def test_a_second_thread_that_dies_at_no_item_does_not_accuse_the_predict(dead: Dead) -> None:
+    dead.run(AT_BOTH + "slots[ITEM] = 0\n" + "on_handler(crash_here)")
+    evidence = examine(dead.mark, dead.crash_fd)
+    assert (evidence.item, evidence.batch) == (None, None)
 
 
 def test_sigkill_leaves_both(dead: Dead) -> None:
