@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headrace.batching import Item
+from headrace.batching import Batch, Item
 from headrace.call import Payload
 from headrace.config import Limits
 from headrace.wire import Run, RunItem
@@ -19,23 +19,16 @@ def test_the_largest_batch_fits_into_a_frame(size: int) -> None:
     # One byte more than a multiple of 64 needs the most padding.
     body = bytes(65536 // size // 64 * 64 + 1)
     most = size * len(body)
-    driver = Driver(replicas=2, max_batch_size=size, max_items=size, max_bytes=most)
-    for _ in range(2):
-        driver.several(size, payload=payload_of(body), size_bytes=len(body))
-        driver.run()
-    for replica in (0, 1):
-        driver.batcher.lost(driver.now, replica, back_at=driver.now + 1)
-    driver.batcher.ready(driver.now, 2)
-    for batch in driver.runs():
-        assert batch.count == size
-        items = (RunItem(n, item.payload) for n, item in enumerate(batch.items))
-        limits = Limits(max_queue_bytes=most, max_body_bytes=1, max_response_bytes=1)
-        assert encode(Run(batch.id, tuple(items)), frame_limits(limits))
+    driver = Driver(max_batch_size=size, max_items=size, max_bytes=most)
+    payload = payload_of(body)
+    driver.submit(*(Item(payload, size_bytes=len(body)) for _ in range(size)))
+    batch = driver.run()
+    assert batch.count == size
+    check_frame(batch, most)
 
 
 def test_what_comes_back_fits_into_a_frame_however_much_it_is() -> None:
     most = 1024 * 1024
-    limits = frame_limits(Limits(max_queue_bytes=most, max_body_bytes=1, max_response_bytes=1))
     driver = Driver(replicas=8, max_batch_size=32, max_bytes=most)
     payload = payload_of(bytes(most))
     for _ in range(8):
@@ -45,8 +38,13 @@ def test_what_comes_back_fits_into_a_frame_however_much_it_is() -> None:
         driver.batcher.lost(driver.now, replica, back_at=driver.now + 1)
     driver.batcher.ready(driver.now, 8)
     for batch in driver.runs():
-        items = (RunItem(n, item.payload) for n, item in enumerate(batch.items))
-        assert encode(Run(batch.id, tuple(items)), limits)
+        check_frame(batch, most)
+
+
+def check_frame(batch: Batch, most: int) -> None:
+    limits = Limits(max_queue_bytes=most, max_body_bytes=1, max_response_bytes=1)
+    items = (RunItem(n, item.payload) for n, item in enumerate(batch.items))
+    assert encode(Run(batch.id, tuple(items)), frame_limits(limits))
 
 
 def payload_of(body: bytes) -> Payload:
