@@ -34,6 +34,16 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+_OTHERS: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Note the processes that are there already."""
+    _OTHERS.clear()
+    _OTHERS.update(children_of(os.getpid()))
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(FOLDER, str(tmp_path))
@@ -135,10 +145,14 @@ def link_of(fd: str) -> str:
         return "/dev/null"  # that of the folder which was listed
 
 
-def children(of: int | None = None) -> list[str]:
-    """A process's, by default this one's, those included whose end nobody has looked at."""
-    pid = of or os.getpid()
+def children_of(pid: int) -> list[str]:
+    """Those included whose end nobody has looked at."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def children() -> list[str]:
+    """Those that this test has made: servers of others may live as long as the session."""
+    return [child for child in children_of(os.getpid()) if child not in _OTHERS]
 
 
 def pid_of(executor: ProcessExecutor, number: int = 0) -> int:
@@ -535,7 +549,7 @@ def test_what_the_model_has_started_ends_with_its_worker(how: str) -> None:
         async with opened(executor := executor_of()) as record:
             await record.until("ready", 0)
             await ask(executor, record, batch_of(1, BEAR_CHILD))
-            [child] = children(pid_of(executor))
+            [child] = children_of(pid_of(executor))
             watch = os.pidfd_open(int(child))
             if how == "kill":
                 os.kill(pid_of(executor), 9)
