@@ -198,6 +198,8 @@ class Faulty(Model):
             if order.do == "wait":
                 note("waits", order.n)
                 wait_for("go")
+            elif order.do == "note":
+                note("ran", order.n)
             elif order.do == "after the lingering":
                 wait_for("lingers")
                 order.do = "predict: " + (folder() / "fault").read_text()

@@ -19,6 +19,10 @@ from ..config import Limits
 from ..errors import HeadraceError, RequestError
 from .errors import HeadTooLarge, SlowClient, error_answer
 
+GRACE_S = 0.1
+"""How long an idle connection may still bring a request when the server drains."""
+LINGER_S = 0.25
+"""How long an idle connection is read from after this side has ended it."""
 MAX_AHEAD = 16
 """Requests that are read while an earlier one of their connection is not answered yet."""
 
@@ -72,14 +76,23 @@ class Connection(HttpToolsProtocol):
             self._start_head_timer()
 
     def shutdown(self) -> None:
-        """The server drains: close after what the client has sent by now is answered.
+        """The server drains: answer what is on its way, and close.
 
         A socket that is closed with bytes unread is reset, and its answers may be lost with it.
         """
-        if self._is_idle and (self._in_head or self._has_unread):
+        if self._is_idle:
             self._is_last = True
+            self.loop.call_later(GRACE_S, self._end)
         else:
             super().shutdown()
+
+    def _end(self) -> None:
+        """End an idle connection; what crosses that was not taken, and is not reset either."""
+        is_idle = self._is_idle and not self._in_head and not self.transport.is_closing()
+        if is_idle and not has_unread(self.transport.get_extra_info("socket").fileno()):
+            self._is_refused = True
+            self.transport.write_eof()
+            self.loop.call_later(LINGER_S, self.transport.close)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -127,13 +140,6 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_idle(self) -> bool:
         return self._current is None or self._current.response_complete
-
-    @property
-    def _has_unread(self) -> bool:
-        transport = self.transport
-        return not transport.is_closing() and has_unread(
-            transport.get_extra_info("socket").fileno()
-        )
 
     @property
     def _waits_for_head(self) -> bool:
