@@ -206,7 +206,8 @@ class _Workers:
             counts.busy_s = usage.busy_s
             counts.wire_sent_bytes, counts.wire_received_bytes = usage[1:]
 
-    def _engine(self, card: ModelCard, executor: Executor) -> Engine:
+    def make_engine(self, card: ModelCard, executor: Executor) -> Engine:
+        """The engine of one model."""
         told = self._told
         assert told is not None
         return Engine(
@@ -222,9 +223,6 @@ class _Workers:
         """A replica will never be ready."""
         assert self._told is not None
         self._told.start_failed(model, reason, EXIT_NOT_READY)
-
-    def join(self, timeout_s: float) -> bool:
-        raise NotImplementedError
 
 
 class WorkerProcesses(_Workers):
@@ -297,10 +295,6 @@ class WorkerProcesses(_Workers):
             on_start_failed=functools.partial(self.failed, target),
         )
 
-    def make_engine(self, card: ModelCard, executor: ProcessExecutor) -> Engine:
-        """The engine of one model."""
-        return self._engine(card, executor)
-
     def check_scalable(self) -> None:
         """It is what worker processes are for."""
 
@@ -372,7 +366,7 @@ class RemoteWorkers(_Workers):
         executor = self._by_name.get(card.name)
         if executor is None:
             executor = self._by_name[card.name] = RemoteExecutor(card.name, self.metrics)
-            engine = self._engine(card, executor)
+            engine = self.make_engine(card, executor)
             self.engines.append(engine)
             engine.open()
             assert self._told is not None

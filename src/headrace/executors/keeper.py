@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from ..config import ServerSettings
 from ..workers.exits import Exit
 from ..workers.mark import HANDLED, WAS_READY, Mark, create_memory
 from ..workers.start import Start
-from .launcher import environment
+from .launcher import environment, spawn
 from .restarts import Restarts
 
 _log = logging.getLogger("headrace.worker")
@@ -117,14 +116,8 @@ class Keeper:
             log_format=settings.log_format,
         )
         cpus = sorted(os.sched_getaffinity(0))
-        return subprocess.Popen(
-            [sys.executable, "-m", "headrace.workers", self._target],
-            env=environment(os.environ, start, settings.workers, 0, 1, cpus),
-            stdin=subprocess.DEVNULL,
-            pass_fds=(mark_fd, crash_fd),
-            # ^C on a terminal is this process's to pass on.
-            process_group=0,
-        )
+        environ = environment(os.environ, start, settings.workers, 1, cpus)
+        return spawn(self._target, start, environ)
 
     def _wait_for(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for a worker's end, and pass signals on meanwhile; returns its exit code."""

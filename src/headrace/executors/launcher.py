@@ -75,7 +75,7 @@ class Worker:
                 self._lent: socket.socket | None = self._socket.dup()
                 held.callback(self._close_lent)
                 shared = (theirs.fileno(), mark_fd, self.crash_fd)
-                self._process = _spawn(target, self.secret, seat, seats, launch, shared)
+                self._process = _launch(target, self.secret, seat, seats, launch, shared)
             self.pid_fd = _pid_fd(self._process)
             held.callback(os.close, self.pid_fd)
             self._held = held.pop_all()
@@ -147,7 +147,7 @@ def _pid_fd(process: subprocess.Popen[bytes]) -> int:
         raise
 
 
-def _spawn(
+def _launch(
     target: str,
     secret: bytes,
     seat: int,
@@ -172,11 +172,22 @@ def _spawn(
         log_level=launch.log_level,  # type: ignore[arg-type]  # checked where it was set
         log_format=launch.log_format,  # type: ignore[arg-type]  # as above
     )
+    return spawn(target, start, environment(os.environ, start, settings, seats, cpus))
+
+
+def spawn(target: str, start: Start, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a worker's process: in a group of its own, with the descriptors that it is told of.
+
+    Raises:
+        OSError: There is no process to be had.
+    """
+    shared = (fd for fd in (start.fd, start.mark_fd, start.crash_fd) if fd is not None)
     return subprocess.Popen(
         [sys.executable, "-m", "headrace.workers", target],
-        env=environment(os.environ, start, settings, seat, seats, cpus),
+        env=environ,
         stdin=subprocess.DEVNULL,
-        pass_fds=shared,
+        pass_fds=tuple(shared),
+        # ^C on a terminal is the parent's to pass on.
         process_group=0,
     )
 
@@ -185,7 +196,6 @@ def environment(
     base: Mapping[str, str],
     start: Start,
     settings: Workers,
-    seat: int,
     seats: int,
     cpus: Sequence[int],
 ) -> dict[str, str]:
@@ -195,5 +205,5 @@ def environment(
     for name in THREAD_VARIABLES:
         own.setdefault(name, str(threads))
     if settings.devices:
-        own[DEVICE_VARIABLE] = devices_of(seat, settings.devices)
+        own[DEVICE_VARIABLE] = devices_of(start.seat, settings.devices)
     return own

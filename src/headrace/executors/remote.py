@@ -77,7 +77,7 @@ class RemoteExecutor(SocketExecutor):
         if different := differences(self._card, peer.card):
             reason = f"its {self._model} is not that of the workers before: {', '.join(different)}"
             _log.error("a worker was refused", extra={"model": self._model, "reason": reason})
-            peer.part(REFUSED, reason)
+            peer.send_away(REFUSED, reason)
             return
         number = next(n for n in itertools.count() if n not in self.peers)
         peer.owner, peer.replica, peer.events = self, number, self._events

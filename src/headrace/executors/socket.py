@@ -166,7 +166,7 @@ class Peer(asyncio.BufferedProtocol):
         """Let the worker finish what it has, and stop."""
         self._send(Drain())
 
-    def part(self, code: str, reason: str) -> None:
+    def send_away(self, code: str, reason: str) -> None:
         """Say bye, and end the connection behind what was said."""
         self._send(Bye(code, reason))
         if self._transport is not None:

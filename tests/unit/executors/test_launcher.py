@@ -173,7 +173,7 @@ def test_with_a_full_table_it_is_an_oserror_and_nothing_is_left() -> None:
 
 
 def made(settings: Workers, base: dict[str, str], seat: int = 0, seats: int = 1) -> dict[str, str]:
-    return environment(base, Start(secret=b"s"), settings, seat, seats, range(8))
+    return environment(base, Start(secret=b"s", seat=seat), settings, seats, range(8))
 
 
 def test_threads_are_shared_out_where_nobody_has_set_them() -> None:
