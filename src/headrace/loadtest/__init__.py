@@ -1,0 +1,1 @@
+"""Load tests: requests sent at planned instants, whether the server keeps up or not."""

@@ -1,0 +1,1 @@
+"""Messages over HTTP: the message, its client and its server, and a load test."""

@@ -1,0 +1,102 @@
+"""The message: what a client sends, and what comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..core.logging import LOGGER
+
+_encoder = msgspec.json.Encoder()
+
+
+class HttpMessage(dict[str, Any]):
+    """A list of data elements, and an error or none; a dict that JSON can carry.
+
+    Args:
+        data: The elements, in order; None stands for no elements.
+        error: What went wrong, as text; None if nothing did.
+        **extra: Further keys, carried along.
+
+    Example:
+        >>> message = HttpMessage(data=[1, 2], user="ann")
+        >>> message.encode(lambda number: 10 * number)
+        >>> message.data, message["user"], message.json
+        ([10, 20], 'ann', b'{"data":[10,20],"error":null,"user":"ann"}')
+    """
+
+    def __init__(self, data: list[Any] | None = None, error: Any = None, **extra: Any) -> None:
+        super().__init__(data=[] if data is None else data, error=error, **extra)
+
+    @property
+    def data(self) -> list[Any]:
+        """The elements, in order: `message["data"]`."""
+        elements: list[Any] = self["data"]
+        return elements
+
+    @data.setter
+    def data(self, elements: list[Any]) -> None:
+        self["data"] = elements
+
+    @property
+    def error(self) -> Any:
+        """What went wrong, None if nothing did: `message["error"]`."""
+        return self["error"]
+
+    @error.setter
+    def error(self, error: Any) -> None:
+        self["error"] = error
+
+    def __call__(self) -> HttpMessage:
+        return self
+
+    def encode(self, func: Callable[..., Any], **kwargs: Any) -> None:
+        """Put `func(element, **kwargs)` in each element's place."""
+        self.data = [func(element, **kwargs) for element in self.data]
+
+    def decode(self, func: Callable[..., Any], **kwargs: Any) -> None:
+        """The same as `encode`, for the way back."""
+        self.encode(func, **kwargs)
+
+    def validate(self) -> bool:
+        """Whether the message can be written as JSON; if not, the reason is logged."""
+        try:
+            _ = self.json
+        except Exception as error:
+            LOGGER.error("the message cannot be written as JSON: %s", error)
+            return False
+        return True
+
+    @property
+    def json(self) -> bytes:
+        """The message as JSON.
+
+        Raises:
+            ValueError: It holds NaN or infinity, which JSON does not have, or contains itself.
+            TypeError: It holds something else that JSON does not have, such as an array.
+        """
+        return to_json(self)
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON that every reader of JSON takes.
+
+    Raises:
+        ValueError: It holds NaN or infinity, which JSON does not have, or contains itself.
+        TypeError: It holds something else that JSON does not have, such as an array.
+    """
+    try:
+        body = _encoder.encode(value)
+        # NaN is written as null: look for one only where there is a null.
+        if b"null" in body:
+            json.dumps(msgspec.to_builtins(value), allow_nan=False)
+    except RecursionError:
+        raise ValueError("expected a value of a few levels, got one that contains itself") from None
+    except ValueError as error:
+        raise ValueError(f"expected numbers that JSON has, got NaN or infinity: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"expected what JSON has: text, numbers, lists, objects: {error}") from None
+    return body

@@ -1,0 +1,1 @@
+"""Pairs of functions that carry a framework's objects in a message, as text."""
