@@ -19,13 +19,15 @@ from .model import FunctionModel, Model
 MakeModel = Callable[[], Model]
 """Makes one model, not loaded; a replica each."""
 
+STANDS_FOR = "__headrace_model__"
+"""The method by which an object that is no Model gives one: each call makes a new one."""
+
 
 def load_target(target: str) -> Any:
     """What a target names; `models_of` makes models of it.
 
     Args:
-        target: `module:Name` or `path/to/file.py:Name`, where Name is a Model class, a Model, a
-            function under `@model`, or a list or dict of those.
+        target: `module:Name` or `path/to/file.py:Name`, where Name is what `models_of` takes.
 
     Raises:
         TargetError: It cannot be imported, or is nothing that can be served. The cause, if there
@@ -75,7 +77,8 @@ def models_of(value: Any, *, where: str) -> list[MakeModel]:
     """The models that an object stands for.
 
     Args:
-        value: A Model class, a Model, or a list or dict of those (a dict's keys name them).
+        value: A Model class, a Model, an object or class with a method `__headrace_model__` that
+            makes one, or a list or dict of those (a dict's keys name them).
         where: What the error calls it.
 
     Raises:
@@ -83,6 +86,8 @@ def models_of(value: Any, *, where: str) -> list[MakeModel]:
     """
     if isinstance(value, type) and issubclass(value, Model):
         return [_made_by(value, where)]
+    if hasattr(value, STANDS_FOR):
+        return [_made_from(value, where)]
     if isinstance(value, Model):
         # A copy for each replica: none shares with another what load() makes.
         return [lambda: copy.copy(value)]
@@ -113,6 +118,19 @@ def _made_by(cls: type[Model], where: str) -> MakeModel:
             raise TargetError(
                 f"{where}: {cls.__name__}() raised {type(error).__name__}: {error}"
             ) from error
+
+    return make
+
+
+def _made_from(value: Any, where: str) -> MakeModel:
+    def make() -> Model:
+        try:
+            made = getattr(value() if isinstance(value, type) else value, STANDS_FOR)()
+        except Exception as error:
+            raise TargetError(f"{where}: it raised {type(error).__name__}: {error}") from error
+        if not isinstance(made, Model):
+            raise TargetError(f"{where}.{STANDS_FOR}(): expected a Model, got {clip(made)}")
+        return made
 
     return make
 

@@ -330,7 +330,7 @@ class _MemoryExchange:
         """Nobody goes away here."""
 
     def send(self, predict: Predict) -> None:
-        place = predict.find(self.path)
+        place = predict.find(self.method, self.path)
         if place is None:
             raise ValueError(f"expected a predict route, got {self.path!r}")
         prediction = predict.begin(self, place)

@@ -261,3 +261,44 @@ def test_a_model_of_the_program_itself_is_named_by_its_file(program: ModuleType)
 def test_a_program_without_a_file_cannot_be_imported(program: ModuleType) -> None:
     with pytest.raises(TargetError, match="or use executor 'thread'"):
         target_of(program.Own)
+
+
+class Stand:
+    """No Model, but it gives one."""
+
+    def __headrace_model__(self) -> Model:
+        class Given(Model):
+            def predict(self, batch: list[Any]) -> list[Any]:
+                return batch
+
+        return Given()
+
+
+class Nothing:
+    def __headrace_model__(self) -> int:
+        return 7
+
+
+class Raising:
+    def __headrace_model__(self) -> Model:
+        raise OSError("no weights")
+
+
+@pytest.mark.parametrize("value", [Stand, Stand()])
+def test_an_object_can_stand_for_a_model(value: object) -> None:
+    (make,) = models_of(value, where="x")
+    assert type(make()).__name__ == "Given"
+    assert make() is not make()
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (Nothing(), r"x.__headrace_model__\(\): expected a Model, got 7"),
+        (Raising, "x: it raised OSError: no weights"),
+    ],
+)
+def test_an_object_that_gives_no_model_says_why(value: object, error: str) -> None:
+    (make,) = models_of(value, where="x")
+    with pytest.raises(TargetError, match=error):
+        make()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from ..call import Outcome, Payload
+from ..call import Failure, Outcome, Payload
 from ..card import ModelCard
 from ..codecs import codec_of
 from ..config import Limits
@@ -44,6 +45,18 @@ class Formats(msgspec.Struct, frozen=True):
     output_type: str
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """A failure as a dialect writes it.
+
+    Attributes:
+        status: Of the HTTP answer.
+        body: JSON.
+    """
+
+    status: int
+    body: bytes
+
+
 class Dialect(Protocol):
     """One way to ask a model over HTTP."""
 
@@ -67,6 +80,16 @@ class Dialect(Protocol):
         """One answer from the payloads' outcomes, which are in order."""
         ...
 
+    def refuse(self, failure: Failure, status: int, card: ModelCard) -> Refusal | None:
+        """How a failure looks in this dialect; None for headrace's own form.
+
+        Args:
+            failure: Of the whole request, as `join` gave it, or found before.
+            status: What the failure has by headrace's own table.
+            card: Of the model that was asked.
+        """
+        ...
+
 
 def body_limit(formats: Formats, limits: Limits) -> int:
     """The most bytes that a request's body may have."""
@@ -79,3 +102,49 @@ def body_limit(formats: Formats, limits: Limits) -> int:
 def too_large(limit: int) -> PayloadTooLarge:
     """The error of a body over its limit."""
     return PayloadTooLarge(f"expected a body of at most {limit} bytes, got more")
+
+
+MAX_DETAILS = 64
+"""Failed items that the details name: more would not fit into an error's body."""
+
+_GOT = re.compile(r"got `(\w+)`")
+
+
+def first_failure(outcomes: Sequence[Outcome], field: str) -> Failure:
+    """A call's failure: its first failed item's, with the failed indices in the details.
+
+    Args:
+        outcomes: In order; at least one is a failure.
+        field: What the dialect calls the list of its items.
+    """
+    failures = [
+        (index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, Failure)
+    ]
+    index, first = failures[0]
+    return Failure(
+        code=first.code,
+        message=f"{field}[{index}]: {first.message}",
+        details=tuple(
+            {"index": index, "code": failure.code, "error": failure.message}
+            for index, failure in failures[:MAX_DETAILS]
+        ),
+        status=first.status,
+        retry_after_s=first.retry_after_s,
+        log=next((failure.log for _, failure in failures if failure.log), None),
+    )
+
+
+def found_type(error: msgspec.ValidationError, path: str) -> tuple[str, bool]:
+    """The JSON type that an envelope's decoder found in the wrong place.
+
+    Args:
+        error: The decoder's.
+        path: Of a field of the envelope.
+
+    Returns:
+        The type, empty if it was not a wrong type that it found; and whether that was at `path`.
+    """
+    text = str(error)
+    got = _GOT.search(text)
+    found = "" if got is None else got[1].replace("None", "null")
+    return found, text.endswith(f"`{path}`")

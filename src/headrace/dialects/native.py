@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..call import Outcome, Payload
+from ..call import Failure, Outcome, Payload
 from ..card import ModelCard
 from ..codecs import input_type, output_type
-from .base import Formats, Request
+from .base import Formats, Refusal, Request
 
 
 class Native:
@@ -28,6 +28,9 @@ class Native:
 
     def join(self, outcomes: Sequence[Outcome], formats: Formats, *, lenient: bool) -> Outcome:
         return outcomes[0]
+
+    def refuse(self, failure: Failure, status: int, card: ModelCard) -> Refusal | None:
+        return None
 
 
 NATIVE = Native()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,8 @@ from ..card import ModelCard
 from ..codecs import JSON, MSGPACK, input_type, output_type
 from ..codecs.json import malformed
 from ..errors import PayloadTooLarge, SchemaError, TooDeep
-from .base import Formats, Request
+from .base import Formats, Refusal, Request, first_failure, found_type
 
-MAX_DETAILS = 64
-"""Failed items that the details name: more would not fit into an error's body."""
-
-_GOT = re.compile(r"got `(\w+)`")
 _TYPES = (JSON.media_type, MSGPACK.media_type)
 
 
@@ -75,7 +70,7 @@ class V1:
             if isinstance(outcome, Failure)
         ]
         if failures and not lenient:
-            return _first(failures)
+            return first_failure(outcomes, "instances")
         encode = _encoders[formats.output_type]
         answer: dict[str, Any] = {
             "predictions": [
@@ -90,35 +85,20 @@ class V1:
             }
         return Value(encode(answer), formats.output_type)
 
+    def refuse(self, failure: Failure, status: int, card: ModelCard) -> Refusal | None:
+        return None
+
 
 V1_DIALECT = V1()
 
 
-def _first(failures: Sequence[tuple[int, Failure]]) -> Failure:
-    """A call's failure: its first item's, with the failed indices in the details."""
-    index, first = failures[0]
-    return Failure(
-        code=first.code,
-        message=f"instances[{index}]: {first.message}",
-        details=tuple(
-            {"index": index, "code": failure.code, "error": failure.message}
-            for index, failure in failures[:MAX_DETAILS]
-        ),
-        status=first.status,
-        retry_after_s=first.retry_after_s,
-        log=next((failure.log for _, failure in failures if failure.log), None),
-    )
-
-
 def _not_an_envelope(error: msgspec.ValidationError) -> SchemaError:
     """What is wrong with a body that is well formed and no envelope."""
-    text = str(error)
-    got = _GOT.search(text)
-    if got is None:
+    found, is_inside = found_type(error, "$.instances")
+    if not found:
         path, message = "$.instances", "expected this field, found none"
     else:
-        is_inside = text.endswith("`$.instances`")
         path = "$.instances" if is_inside else "$"
         expected = "an array" if is_inside else "an object with the field instances"
-        message = f"expected {expected}, got {'null' if got[1] == 'None' else got[1]}"
+        message = f"expected {expected}, got {found}"
     return SchemaError(f"{path}: {message}", details=({"path": path, "message": message},))

@@ -37,7 +37,7 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            place = self.predict.find(scope["path"])
+            place = self.predict.find(scope["method"], scope["path"])
             if place is not None:
                 await serve_prediction(self.predict, place, scope, receive, send)
                 return

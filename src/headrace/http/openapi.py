@@ -9,7 +9,7 @@ from typing import Any
 from ..call import Payload
 from ..card import ModelCard
 from ..codecs import JSON, codec_of
-from ..dialects import V1_DIALECT
+from ..dialects import MESSAGES, V1_DIALECT
 from .predict import ROUTES
 
 _ERROR = {
@@ -67,8 +67,8 @@ def openapi_document(cards: Sequence[ModelCard], *, version: str) -> dict[str, A
         for route, dialect in ROUTES.items():
             path = route.replace("{name}", card.name)
             if path not in paths:
-                build = _v1_operation if dialect is V1_DIALECT else _native_operation
-                paths[path] = {"post": build(card, request, response, path)}
+                operation = _OPERATIONS.get(dialect, _native_operation)
+                paths[path] = {"post": operation(card, request, response, path)}
     for path, summary in _PAGES.items():
         paths[path] = {"get": _page(path, summary)}
     return {
@@ -99,30 +99,45 @@ def _native_operation(card: ModelCard, request: Any, response: Any, path: str) -
 
 
 def _v1_operation(card: ModelCard, request: Any, response: Any, path: str) -> dict[str, Any]:
+    return _list_operation(
+        card, path, _listed("instances", request), _listed("predictions", response)
+    )
+
+
+def _message_operation(card: ModelCard, request: Any, response: Any, path: str) -> dict[str, Any]:
+    answered = _listed("data", response)
+    answered["properties"]["error"] = {"type": ["string", "null"]}
+    return _list_operation(card, path, _listed("data", request), answered, error=answered)
+
+
+def _listed(field: str, item: Any) -> dict[str, Any]:
+    """The schema of an object that has its items in a field."""
+    return {
+        "type": "object",
+        "properties": {field: {"type": "array", "items": item}},
+        "required": [field],
+    }
+
+
+def _list_operation(
+    card: ModelCard, path: str, asked: dict[str, Any], answered: dict[str, Any], error: Any = None
+) -> dict[str, Any]:
     examples = list(_json_examples(card.examples))
-    asked = {
-        "type": "object",
-        "properties": {"instances": {"type": "array", "items": request}},
-        "required": ["instances"],
-    }
-    answered = {
-        "type": "object",
-        "properties": {"predictions": {"type": "array", "items": response}},
-        "required": ["predictions"],
-    }
-    example = {"examples": {"examples": {"value": {"instances": examples}}}} if examples else {}
+    (field,) = asked["required"]
+    example = {"examples": {"examples": {"value": {field: examples}}}} if examples else {}
     return _operation(
         card,
         path,
         {JSON.media_type: {"schema": asked, **example}},
         {JSON.media_type: {"schema": answered}},
+        error,
     )
 
 
 def _operation(
-    card: ModelCard, path: str, body: dict[str, Any], answer: dict[str, Any]
+    card: ModelCard, path: str, body: dict[str, Any], answer: dict[str, Any], failed: Any = None
 ) -> dict[str, Any]:
-    error = {JSON.media_type: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    error = {JSON.media_type: {"schema": failed or {"$ref": "#/components/schemas/Error"}}}
     responses: dict[str, Any] = {"200": {"description": "The model's answer", "content": answer}}
     for status, description in _FAILURES.items():
         responses[status] = {"description": description, "content": error}
@@ -135,6 +150,9 @@ def _operation(
         "requestBody": {"required": True, "content": body},
         "responses": responses,
     }
+
+
+_OPERATIONS = {V1_DIALECT: _v1_operation, MESSAGES: _message_operation}
 
 
 def _page(path: str, summary: str) -> dict[str, Any]:

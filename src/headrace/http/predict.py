@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..call import INTERNAL_ERROR, Failure, Outcome, Value
 from ..clock import Clock, Deadline
 from ..config import Limits
-from ..dialects import NATIVE, V1_DIALECT, Dialect, Request
+from ..dialects import MESSAGES, NATIVE, V1_DIALECT, Dialect, Request
 from ..endpoint import Endpoint
 from ..engine import Engine, Ticket
 from ..errors import (
@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..logs import RateLimit
 from ..metrics import HttpCounts
-from .errors import Headers, HeadTooLarge, MethodNotAllowed, error_answer, status_of
+from .errors import Headers, HeadTooLarge, MethodNotAllowed, error_answer
 from .exchange import Exchange
 
 _log = logging.getLogger("headrace.requests")
@@ -35,8 +35,10 @@ ROUTES: Mapping[str, Dialect] = {
     "/predict": NATIVE,
     "/models/{name}/predict": NATIVE,
     "/v1/models/{name}:predict": V1_DIALECT,
+    "/": MESSAGES,
+    "/models/{name}/messages": MESSAGES,
 }
-"""The predict routes, and the dialect of each. `/predict` is the first model's."""
+"""The predict routes, and the dialect of each. Those without a name are the first model's."""
 
 STARTING = "the server is starting: not every model is known yet"
 
@@ -96,8 +98,10 @@ class Predict:
             return ModelNotFound("no model of this name is served here")
         return NotReady(STARTING)
 
-    def find(self, path: str) -> Place | None:
+    def find(self, method: str, path: str) -> Place | None:
         """What is at a path; None if it is no predict path at all."""
+        if path == "/" and method != "POST":
+            return None  # the page that tells what is served
         place = self._places.get(path)
         if place is not None:
             return place
@@ -206,6 +210,11 @@ class Prediction:
             headers: Headers = [("content-type", outcome.media_type)]
         else:
             status, headers, body = error_answer(outcome)
+            endpoint = self._place.endpoint
+            if endpoint is not None:
+                refusal = endpoint.dialect.refuse(outcome, status, endpoint.card)
+                if refusal is not None:
+                    status, body = refusal.status, refusal.body
             if outcome.code == MethodNotAllowed.code:
                 headers.append(("allow", "POST"))
         headers.append(("x-request-id", self._request_id))
@@ -214,15 +223,14 @@ class Prediction:
         predict.counts.in_flight -= 1
         predict.counts.answered(self._place.route, status, duration_s)
         if not isinstance(outcome, Value):
-            self._log_failure(outcome, duration_s)
+            self._log_failure(outcome, status, duration_s)
         self._exchange.reply(status, headers, body)
 
-    def _log_failure(self, failure: Failure, duration_s: float) -> None:
+    def _log_failure(self, failure: Failure, status: int, duration_s: float) -> None:
         """One record a failed request, but no more than a few a second for one reason."""
         held_back = self._predict.rate_limit.admit(self._predict.clock(), failure.code)
         if held_back is None:
             return
-        status = status_of(failure)
         endpoint = self._place.endpoint
         extra = {
             "request_id": self._request_id,

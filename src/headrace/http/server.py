@@ -7,13 +7,31 @@ import contextlib
 import math
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
-from ..config import ServerSettings
+from ..config import Limits, ServerSettings
 from ..listener import BACKLOG
 from .app import App
 from .connection import Connection, has_unread
+
+
+def uvicorn_options(limits: Limits | None = None) -> dict[str, Any]:
+    """What `uvicorn.Config` takes so that its connections are bounded, and drain without loss.
+
+    Heads are limited in size and time, answers of pipelined requests keep their order, and an idle
+    connection is ended gently. For servers that are not ours; `headrace serve` has it anyway.
+
+    Args:
+        limits: Of a request's head; default `Limits()`.
+    """
+    return {
+        "http": Connection.limited(limits or Limits()),
+        "ws": "none",
+        "interface": "asgi3",
+        "server_header": False,
+    }
 
 
 class HttpServer(uvicorn.Server):
@@ -28,13 +46,10 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection.limited(settings.limits),
-                ws="none",
+                **uvicorn_options(settings.limits),
                 lifespan="off",
-                interface="asgi3",
                 log_config=None,
                 access_log=False,
-                server_header=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=max(1, round(settings.limits.keep_alive_s)),

@@ -14,7 +14,7 @@ from ..config import Limits
 from ..engine import Engine
 from ..errors import HeadraceError
 from ..metrics import HttpCounts
-from .predict import Predict
+from .predict import ROUTES, Predict
 
 MAX_REASON = 200
 """Characters of a reason that the pages show: it may quote what the model's code raised."""
@@ -128,7 +128,7 @@ class Service:
             "version": card.version,
             "description": card.description,
             **self._readiness(engine),
-            "routes": [f"/models/{card.name}/predict", f"/v1/models/{card.name}:predict"],
+            "routes": [r.replace("{name}", card.name) for r in ROUTES if "{name}" in r],
             "reads": card.reads,
             "writes": card.writes,
             "max_batch_size": card.batching.max_batch_size,

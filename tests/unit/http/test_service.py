@@ -194,7 +194,11 @@ def test_the_overview_tells_what_is_served() -> None:
         found = house.service.overview()
         assert (found["live"], found["ready"]) == (True, True)
         [model] = found["models"]
-        assert model["routes"] == ["/models/echo/predict", "/v1/models/echo:predict"]
+        assert model["routes"] == [
+            "/models/echo/predict",
+            "/v1/models/echo:predict",
+            "/models/echo/messages",
+        ]
         assert model["replicas"] == [{"replica": 0, "state": "ready", "reason": ""}]
 
     run(test)
