@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.logging import LOGGER
+from .logging import LOGGER
 
 _encoder = msgspec.json.Encoder()
 

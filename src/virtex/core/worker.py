@@ -1,0 +1,51 @@
+"""The worker class for gunicorn: `--worker-class virtex.VirtexWorker`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from headrace import Application, Limits, uvicorn_options
+
+try:
+    from uvicorn_worker import UvicornWorker
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'virtex.VirtexWorker needs gunicorn and uvicorn-worker: pip install "headrace[virtex]"',
+        name=error.name,
+    ) from error
+
+
+class VirtexWorker(UvicornWorker):  # type: ignore[misc]  # it carries no types
+    """A worker process of gunicorn that serves an ASGI application on one event loop.
+
+    gunicorn's options do what they say: besides those that uvicorn-worker knows (`--keep-alive`,
+    `--max-requests` and its jitter, `--timeout`, TLS), `--worker-connections` bounds the
+    connections (one more is answered 503), `--graceful-timeout` the end, and
+    `--limit-request-fields` the headers. A worker that has had its `--max-requests` answers what
+    it was sent before it goes. What virtex logs goes to gunicorn's error log.
+    """
+
+    wsgi: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in ("virtex", "headrace.server"):
+            logger = logging.getLogger(name)
+            logger.handlers = self.log.error_log.handlers
+            logger.propagate = False
+            if not logger.level:
+                logger.setLevel(self.log.error_log.level)
+        limits = Limits(max_headers=self.cfg.limit_request_fields)
+        for option, value in uvicorn_options(limits).items():
+            setattr(self.config, option, value)
+        # uvicorn refuses the connection that reaches the bound, gunicorn the one beyond it.
+        self.config.limit_concurrency = self.cfg.worker_connections + 1
+        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
+        self.config.lifespan = "on"
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        if isinstance(self.wsgi, Application):
+            # uvicorn calls an application to see if it is a factory; ours would say yes.
+            self.wsgi = self.wsgi.serve

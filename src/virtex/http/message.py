@@ -1,0 +1,7 @@
+"""The message, where the published API has it; it stands in `virtex.core.message`."""
+
+from __future__ import annotations
+
+from ..core.message import HttpMessage, to_json
+
+__all__ = ["HttpMessage", "to_json"]
