@@ -14,18 +14,14 @@ from typing import Any
 from .clock import system_clock
 from .config import ServerSettings
 from .dialects import Dialect
-from .endpoint import Endpoint
 from .engine import Engine
 from .errors import ConfigError, HeadraceError
 from .hosts import OwnProcess
 from .http import App, Service
 from .http.asgi import Receive, Scope, Send, serve_prediction
-from .http.predict import Place
 from .metrics import HttpCounts
 from .version import __version__
 
-ANY_ROUTE = "*"
-"""What the counts call the route of an application with a dialect of its own."""
 STOP_TIMEOUT_S = 3.0
 """What all replicas together get to unload."""
 
@@ -115,7 +111,8 @@ class Application:
         if not run.is_settled.is_set():
             await run.is_settled.wait()
         if self._dialect is not None:
-            await serve_prediction(run.service.predict, run.place, scope, receive, send)
+            predict = run.service.predict
+            await serve_prediction(predict, predict.anywhere, scope, receive, send)
         else:
             await run.app(scope, receive, send)
 
@@ -156,13 +153,12 @@ class _Run:
     def __init__(self, host: OwnProcess, settings: ServerSettings, dialect: Dialect | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.is_settled = asyncio.Event()
-        self.service = Service(limits=settings.limits, clock=system_clock, version=__version__)
+        self.service = Service(
+            limits=settings.limits, clock=system_clock, version=__version__, dialect=dialect
+        )
         self.service.collectors.append(host.metrics)
         self.app = App(self.service)
-        self.place = Place(ANY_ROUTE, None)
         self._host = host
-        self._limits = settings.limits
-        self._dialect = dialect
         self._failed = ""
 
     async def wait_ready(self, timeout_s: float) -> None:
@@ -181,9 +177,6 @@ class _Run:
 
     def engines_changed(self) -> None:
         self.service.set_engines(self._host.engines)
-        if self._dialect is not None:
-            endpoint = Endpoint(self._host.engines[0], self._dialect, self._limits)
-            self.place = Place(ANY_ROUTE, endpoint)
 
     def all_known(self) -> None:
         self.service.complete()

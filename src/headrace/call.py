@@ -55,10 +55,12 @@ class Value(msgspec.Struct, frozen=True):
     Attributes:
         body: The bytes to send.
         media_type: What they are.
+        status: Of the HTTP answer; 400 and more where a model writes its errors itself.
     """
 
     body: bytes
     media_type: str
+    status: int = 200
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload
 from .card import ModelCard
 from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
 from .config import Limits
-from .errors import Draining, HeadraceError, ModelError, NotReady
+from .errors import Draining, HeadraceError, ItemError, ModelError, NotReady
 from .executors import Executor, Loss, ReplicaStatus
 from .metrics import ModelCounts
 from .model import Model
@@ -264,6 +264,10 @@ class Engine:
         self._batcher.lost(self._clock(), replica, suspects=(), back_at=self._batcher.back_at)
         self._pass_soon()
 
+    def expected(self, back_at: Instant) -> None:
+        self._batcher.expect(self._clock(), back_at)
+        self._pass_soon()
+
     def status(self, replica: int, status: ReplicaStatus) -> None:
         self.replicas[replica] = status
 
@@ -378,8 +382,7 @@ class Engine:
 
     def _deliver(self, item: Item, outcome: Outcome, last: bool) -> None:
         if last:
-            code = outcome.code if isinstance(outcome, Failure) else "ok"
-            self.counts.items[code] += item.count
+            self.counts.items[_code_of(outcome)] += item.count
         try:
             item.owner._sink.part(item.place, outcome, last)
         except Exception:
@@ -414,6 +417,13 @@ class _Waiter:
         self._left -= last
         if not self._left and not self.done.done():
             self.done.set_result([part for part in self._outcomes if part is not None])
+
+
+def _code_of(outcome: Outcome) -> str:
+    """What an ended item counts as."""
+    if isinstance(outcome, Failure):
+        return outcome.code
+    return "ok" if outcome.status < 400 else ItemError.code
 
 
 def _size(model: Model, payload: Payload) -> tuple[object, float, Failure | None]:

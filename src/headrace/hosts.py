@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .card import ModelCard
-from .config import ServerSettings
+from .codecs import RAW
+from .config import Batching, ServerSettings
+from .dialects import JOBS, Dialect
 from .engine import Engine
 from .errors import ConfigError
 from .executors import (
@@ -20,11 +23,13 @@ from .executors import (
     InlineExecutor,
     Launch,
     ProcessExecutor,
+    PullExecutor,
     RemoteExecutor,
     ThreadExecutor,
 )
 from .executors.remote import Gate
 from .executors.socket import SocketExecutor
+from .listener import remover_of
 from .metrics.workers import WorkerMetrics
 from .model import Model
 from .replica import Replica
@@ -34,6 +39,9 @@ EXIT_CONFIG = 2
 EXIT_NOT_READY = 4
 
 NO_MODELS = "models: expected at least one, got none"
+
+JOBS_NAME = "jobs"
+"""What a batching service calls what it serves, in metrics and logs."""
 
 REFRESH_S = 0.25
 """How long a scrape waits for the workers' own metrics; who is late is told of as before."""
@@ -63,6 +71,7 @@ class Host(Protocol):
 
     engines: list[Engine]
     metrics: WorkerMetrics
+    dialect: Dialect | None
 
     def start(self) -> None:
         """Begin with what takes long and needs no event loop. May block, briefly."""
@@ -96,6 +105,8 @@ class OwnProcess:
     Raises:
         ConfigError: A model cannot be served, or two have one name.
     """
+
+    dialect: Dialect | None = None
 
     def __init__(self, models: Any, settings: ServerSettings) -> None:
         self.engines: list[Engine] = []
@@ -187,6 +198,8 @@ class _Local:
 
 class _Workers:
     """What hosts with workers have in common."""
+
+    dialect: Dialect | None = None
 
     def __init__(self, settings: ServerSettings) -> None:
         self.engines: list[Engine] = []
@@ -393,6 +406,73 @@ class RemoteWorkers(_Workers):
 
     def _executors(self) -> list[RemoteExecutor]:
         return list(self._by_name.values())
+
+
+class PulledJobs:
+    """Jobs of any kind, for workers that connect and ask for them: `headrace batching`.
+
+    Args:
+        listen: Makes the socket where the workers connect.
+        batching: How jobs are put together.
+        settings: Of the server.
+    """
+
+    dialect: Dialect | None = JOBS
+
+    def __init__(
+        self, listen: Callable[[], socket.socket], batching: Batching, settings: ServerSettings
+    ) -> None:
+        self.engines: list[Engine] = []
+        self.metrics = WorkerMetrics()
+        self._listen = listen
+        self._settings = settings
+        self._listener: socket.socket | None = None
+        self._remove_socket: Callable[[], None] = lambda: None
+        any_body = (RAW.media_type,)
+        self._card = ModelCard(
+            name=JOBS_NAME,
+            version="1",
+            description="Batches jobs for workers that ask for them.",
+            request_schema={},
+            response_schema={},
+            reads=any_body,
+            writes=any_body,
+            examples=(),
+            batching=batching,
+            idempotent=True,
+        )
+
+    def start(self) -> None:
+        self._listener = self._listen()
+        self._remove_socket = remover_of(self._listener)
+
+    def open(self, told: Told) -> None:
+        assert self._listener is not None
+        limits = self._settings.limits
+        executor = PullExecutor(self._card, self._listener, limits.max_response_bytes)
+        loop = asyncio.get_running_loop()
+        engine = Engine(self._card, executor, loop=loop, limits=limits, on_ready=told.replica_ready)
+        self.engines.append(engine)
+        told.engines_changed()
+        told.all_known()
+        engine.open()
+
+    def check_scalable(self) -> None:
+        raise ConfigError("replicas: there are as many workers as connect")
+
+    def scale(self, replicas: int | None, by: int = 0) -> None:
+        self.check_scalable()
+
+    async def refresh(self) -> None:
+        """Nothing: these workers tell no metrics."""
+
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.close()
+        self._remove_socket()
+
+    def join(self, timeout_s: float) -> bool:
+        return _join(self.engines, timeout_s)
 
 
 def _ignore(cards: Sequence[ModelCard]) -> None:

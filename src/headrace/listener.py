@@ -48,7 +48,7 @@ def bind(settings: ServerSettings) -> socket.socket:
         BindError: The address is in use, not this machine's, or not allowed.
     """
     if settings.uds is not None:
-        return _bind_unix(settings.uds)
+        return bind_unix(settings.uds)
     return bind_tcp(settings.host, settings.port)
 
 
@@ -107,8 +107,12 @@ def remover_of(listener: socket.socket) -> Callable[[], None]:
     return remove
 
 
-def _bind_unix(path: str) -> socket.socket:
-    """A Unix socket; a stale one is replaced, a live one or another kind of file is left alone."""
+def bind_unix(path: str) -> socket.socket:
+    """A listening Unix socket; a stale one is replaced, a live one or another file left alone.
+
+    Raises:
+        BindError: Somebody listens there, or it is no socket, or not allowed.
+    """
     if not path or "\0" in path:
         raise BindError(f"cannot listen on {path!r}: expected a path")
     if len(os.fsencode(path)) > _MAX_UDS_PATH:

@@ -66,6 +66,7 @@ class Server:
             The first is the default model.
         settings: Default `ServerSettings()`, which runs models in worker processes.
         on_ready: Called with the server when all models are ready.
+        host: Where the models run, in place of what the settings say.
 
     Raises:
         ConfigError: A model cannot be served, or two have one name.
@@ -81,10 +82,11 @@ class Server:
         settings: ServerSettings | None = None,
         *,
         on_ready: Callable[[Server], None] = lambda server: None,
+        host: Host | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
         self._on_ready = on_ready
-        self._host = host_of(models, self.settings)
+        self._host = host or host_of(models, self.settings)
         self._run: _Run | None = None
         self._stop_wanted = False
         self.address = ""
@@ -180,7 +182,10 @@ class _Run:
         self._listener = listener
         self._host = host
         self._service = Service(
-            limits=self._settings.limits, clock=system_clock, version=__version__
+            limits=self._settings.limits,
+            clock=system_clock,
+            version=__version__,
+            dialect=host.dialect,
         )
         self._service.collectors.append(host.metrics)
         self._service.refresh = host.refresh

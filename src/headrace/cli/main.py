@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from . import check, config, openapi, serve, worker
+from . import batching, check, config, openapi, serve, worker
 
 app = typer.Typer(
     name="headrace",
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("batching")(batching.batching)
 app.command("check")(check.check)
 app.command("config")(config.config)
 app.command("openapi")(openapi.openapi)

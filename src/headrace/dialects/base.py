@@ -10,7 +10,7 @@ import msgspec
 
 from ..call import Failure, Outcome, Payload
 from ..card import ModelCard
-from ..codecs import codec_of
+from ..codecs import JSON, codec_of
 from ..config import Limits
 from ..errors import PayloadTooLarge
 
@@ -50,11 +50,13 @@ class Refusal(msgspec.Struct, frozen=True):
 
     Attributes:
         status: Of the HTTP answer.
-        body: JSON.
+        body: Its bytes.
+        media_type: What they are.
     """
 
     status: int
     body: bytes
+    media_type: str = JSON.media_type
 
 
 class Dialect(Protocol):

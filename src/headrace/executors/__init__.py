@@ -4,6 +4,7 @@ from .base import Events, Executor, Loss, MakeReplica, ReplicaStatus
 from .inline import InlineExecutor
 from .launcher import Launch
 from .process import ProcessExecutor
+from .pull import PullExecutor
 from .remote import RemoteExecutor
 from .thread import ThreadExecutor
 
@@ -15,6 +16,7 @@ __all__ = [
     "Loss",
     "MakeReplica",
     "ProcessExecutor",
+    "PullExecutor",
     "RemoteExecutor",
     "ReplicaStatus",
     "ThreadExecutor",

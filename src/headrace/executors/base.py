@@ -82,6 +82,9 @@ class Events(Protocol):
     def retired(self, replica: int, cause: str) -> None:
         """A replica has stopped that was withdrawn, or that was never ready."""
 
+    def expected(self, back_at: Instant) -> None:
+        """No replica is ready, and one should be at this instant: until then calls may wait."""
+
     def status(self, replica: int, status: ReplicaStatus) -> None:
         """How a replica that takes no batches is; for people."""
 

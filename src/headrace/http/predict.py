@@ -40,6 +40,9 @@ ROUTES: Mapping[str, Dialect] = {
 }
 """The predict routes, and the dialect of each. Those without a name are the first model's."""
 
+ANY_ROUTE = "*"
+"""What a server with a dialect of its own calls its one route."""
+
 STARTING = "the server is starting: not every model is known yet"
 
 _PATTERNS = {
@@ -60,17 +63,25 @@ class Place(NamedTuple):
 class Predict:
     """Knows the predict routes, and begins a `Prediction` for each request.
 
+    Attributes:
+        anywhere: Where every path leads if there is a `dialect`.
+
     Args:
         limits: Of requests.
         counts: Where answers are counted.
         clock: Tells the time.
+        dialect: If given, every path leads to the first model, in this dialect.
     """
 
-    def __init__(self, *, limits: Limits, counts: HttpCounts, clock: Clock) -> None:
+    def __init__(
+        self, *, limits: Limits, counts: HttpCounts, clock: Clock, dialect: Dialect | None = None
+    ) -> None:
         self.limits = limits
         self.counts = counts
         self.clock = clock
         self.rate_limit = RateLimit()
+        self._dialect = dialect
+        self.anywhere = Place(ANY_ROUTE, None)
         self._places: dict[str, Place] = {}
         self._is_complete = False
         self._id_prefix = secrets.token_hex(6)
@@ -86,6 +97,9 @@ class Predict:
         """
         places: dict[str, Place] = {}
         for engine in engines:
+            if self._dialect is not None:
+                self.anywhere = Place(ANY_ROUTE, Endpoint(engine, self._dialect, self.limits))
+                break
             for route, dialect in ROUTES.items():
                 if is_complete or "{name}" in route:
                     path = route.replace("{name}", engine.card.name)
@@ -100,6 +114,8 @@ class Predict:
 
     def find(self, method: str, path: str) -> Place | None:
         """What is at a path; None if it is no predict path at all."""
+        if self._dialect is not None:
+            return self.anywhere if method == "POST" else None
         if path == "/" and method != "POST":
             return None  # the page that tells what is served
         place = self._places.get(path)
@@ -206,7 +222,7 @@ class Prediction:
         self._done = True
         self._ticket = None  # it holds the body, and this: no circle shall keep them
         if isinstance(outcome, Value):
-            status, body = 200, outcome.body
+            status, body = outcome.status, outcome.body
             headers: Headers = [("content-type", outcome.media_type)]
         else:
             status, headers, body = error_answer(outcome)
@@ -215,6 +231,7 @@ class Prediction:
                 refusal = endpoint.dialect.refuse(outcome, status, endpoint.card)
                 if refusal is not None:
                     status, body = refusal.status, refusal.body
+                    headers[0] = ("content-type", refusal.media_type)
             if outcome.code == MethodNotAllowed.code:
                 headers.append(("allow", "POST"))
         headers.append(("x-request-id", self._request_id))

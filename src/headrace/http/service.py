@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from ..call import Call, Failure
 from ..clock import Clock, Instant
 from ..config import Limits
+from ..dialects import Dialect
 from ..engine import Engine
 from ..errors import HeadraceError
 from ..metrics import HttpCounts
@@ -40,15 +41,18 @@ class Service:
         limits: Of requests.
         clock: Tells the time.
         version: Of headrace.
+        dialect: As in `Predict`.
     """
 
-    def __init__(self, *, limits: Limits, clock: Clock, version: str) -> None:
+    def __init__(
+        self, *, limits: Limits, clock: Clock, version: str, dialect: Dialect | None = None
+    ) -> None:
         self.limits = limits
         self.clock = clock
         self.version = version
         self.engines: list[Engine] = []
         self.counts = HttpCounts()
-        self.predict = Predict(limits=limits, counts=self.counts, clock=clock)
+        self.predict = Predict(limits=limits, counts=self.counts, clock=clock, dialect=dialect)
         self.collectors: list[Collector] = []
         self.refresh: Callable[[], Awaitable[None]] | None = None
         self.is_live = True
