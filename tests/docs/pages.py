@@ -7,10 +7,11 @@ A page is run from top to bottom in one folder. What its fenced blocks mean is i
 - ```` ```console ````: commands after `$ `, each with what it prints. `...` stands for any text,
   and on a line of its own for any lines. `headrace serve` runs until the page's end or its next
   `headrace serve`; then it gets ^C and must drain and exit with 0. So does `headrace worker`, at
-  the page's end.
+  the page's end, and a server of somebody else's (`gunicorn`, `uvicorn`), at the next of them.
 - ```` ```json ````: must be JSON. Other blocks are for reading.
 
-Pages say port 8000, and 7317 for workers; free ones are used, and what is printed is changed back.
+Pages say port 8000, 7317 for workers, and for others' servers 8081 and for their metrics 9090;
+free ones are used, in files too, and what is printed is changed back.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 PORT = "8000"
 WORKERS_PORT = "7317"
+OTHERS_PORTS = ("8081", "9090")
+OTHERS = ("gunicorn ", "uvicorn ")
 
 needs_curl = pytest.mark.skipif(
     shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl here"
@@ -104,6 +107,8 @@ class Reader:
         self._workers: list[subprocess.Popen[bytes]] = []
         self._port = _free_port()
         self._workers_port = _free_port()
+        self._others = {port: str(_free_port()) for port in OTHERS_PORTS}
+        self._others_server: subprocess.Popen[bytes] | None = None
         (folder / ".curlrc").write_text("silent\nshow-error\n")
         scripts = str(Path(sys.executable).parent)
         self._environ = {
@@ -119,7 +124,7 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in filter(None, (self._server, *self._workers)):
+        for process in filter(None, (self._server, self._others_server, *self._workers)):
             process.kill()
             process.wait()
 
@@ -129,13 +134,15 @@ class Reader:
             self.do(block)
         self.stop_server()
         self.stop_workers()
+        self.stop_others_server()
 
     def do(self, block: Block) -> None:
         """Do what one block says."""
         if block.file:
-            (self._folder / block.file).write_text(block.body)
+            (self._folder / block.file).write_text(replaced(block.body, self._others))
         elif block.language == "python":
-            printed, code = self._run([sys.executable, "-c", block.body])
+            program = replaced(block.body, self._others)
+            printed, code = self._run([sys.executable, "-c", program])
             assert code == 0, f"{block.where}:\n{printed}"
         elif block.language == "console":
             for step in steps_of(block):
@@ -154,7 +161,7 @@ class Reader:
     @property
     def _ports(self) -> dict[str, str]:
         """What is used for each port that pages say."""
-        return {PORT: str(self._port), WORKERS_PORT: str(self._workers_port)}
+        return {PORT: str(self._port), WORKERS_PORT: str(self._workers_port), **self._others}
 
     def stop_workers(self) -> None:
         """^C in their terminals."""
@@ -164,13 +171,26 @@ class Reader:
                 worker.send_signal(signal.SIGINT)
                 assert worker.wait(TIMEOUT_S) == 0, (self._folder / "worker.err").read_text()
 
+    def stop_others_server(self) -> None:
+        """End a server that is not ours, as its documentation says."""
+        server, self._others_server = self._others_server, None
+        if server is not None:
+            with _killed_at_last(server):
+                server.terminate()
+                assert server.wait(TIMEOUT_S) == 0, self._server_log()
+
     def _type(self, step: Step, where: str) -> None:
         command = replaced(step.command, self._ports)
         if command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
             self.stop_server()
             printed = self._serve(command)
+        elif command.startswith(OTHERS):
+            self.stop_others_server()
+            self._others_server = self._start(command, "server.err")
+            self._wait_for_port(int(self._others[OTHERS_PORTS[0]]), self._others_server)
+            printed = ""
         elif command.startswith("headrace worker ") and not step.printed:
-            self._start_worker(command)
+            self._workers.append(self._start(command, "worker.err"))
             printed = ""
         else:
             printed, _ = self._run(["bash", "-c", command])
@@ -211,16 +231,23 @@ class Reader:
             time.sleep(0.02)
         return output.read_text()
 
-    def _start_worker(self, command: str) -> None:
-        with (self._folder / "worker.err").open("ab") as log:
-            worker = subprocess.Popen(
+    def _start(self, command: str, log_name: str) -> subprocess.Popen[bytes]:
+        with (self._folder / log_name).open("ab") as log:
+            return subprocess.Popen(
                 ["bash", "-c", f"exec {command}"],
                 cwd=self._folder,
                 env=self._environ,
                 stdout=log,
                 stderr=log,
             )
-        self._workers.append(worker)
+
+    def _wait_for_port(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + TIMEOUT_S
+        while True:
+            assert process.poll() is None and time.monotonic() < until, self._server_log()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return
+            time.sleep(0.02)
 
     def _server_log(self) -> str:
         return (self._folder / "server.err").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +11,9 @@ import msgspec
 from .logging import LOGGER
 
 _encoder = msgspec.json.Encoder()
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+"""What needs no look inside; a subclass, such as numpy.str_, is none of these."""
 
 
 class HttpMessage(dict[str, Any]):
@@ -28,7 +31,7 @@ class HttpMessage(dict[str, Any]):
         ([10, 20], 'ann', b'{"data":[10,20],"error":null,"user":"ann"}')
     """
 
-    def __init__(self, data: list[Any] | None = None, error: Any = None, **extra: Any) -> None:
+    def __init__(self, /, data: list[Any] | None = None, error: Any = None, **extra: Any) -> None:
         super().__init__(data=[] if data is None else data, error=error, **extra)
 
     @property
@@ -76,27 +79,54 @@ class HttpMessage(dict[str, Any]):
 
         Raises:
             ValueError: It holds NaN or infinity, which JSON does not have, or contains itself.
-            TypeError: It holds something else that JSON does not have, such as an array.
+            TypeError: It holds something else that JSON does not have, such as bytes or an array.
         """
         return to_json(self)
 
 
 def to_json(value: Any) -> bytes:
-    """A value as JSON that every reader of JSON takes.
+    """A value as JSON that every reader of JSON takes, and takes for the same value.
 
     Raises:
         ValueError: It holds NaN or infinity, which JSON does not have, or contains itself.
-        TypeError: It holds something else that JSON does not have, such as an array.
+        TypeError: It holds something else that JSON does not have, such as bytes or an array.
     """
     try:
-        body = _encoder.encode(value)
-        # NaN is written as null: look for one only where there is a null.
-        if b"null" in body:
-            json.dumps(msgspec.to_builtins(value), allow_nan=False)
+        _check(value, "$")
+        return _encoder.encode(value)
     except RecursionError:
         raise ValueError("expected a value of a few levels, got one that contains itself") from None
-    except ValueError as error:
-        raise ValueError(f"expected numbers that JSON has, got NaN or infinity: {error}") from None
-    except TypeError as error:
-        raise TypeError(f"expected what JSON has: text, numbers, lists, objects: {error}") from None
-    return body
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected text that UTF-8 has: {error.reason}") from None
+
+
+def _check(value: Any, path: str) -> None:
+    """Refuse what JSON lacks: the encoder would write bytes as text, and NaN as null."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if kind is float:
+        if not math.isfinite(value):
+            raise ValueError(f"{path}: expected a number that JSON has, got {value}")
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            if type(key) is not str:
+                raise TypeError(f"{path}: expected text as a key, got {_name(type(key))}")
+            if type(element) not in _PLAIN:
+                _check(element, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        kinds = set(map(type, value))
+        if kinds <= _PLAIN or (kinds == {float} and all(map(math.isfinite, value))):
+            return
+        for index, element in enumerate(value):
+            if type(element) not in _PLAIN:
+                _check(element, f"{path}[{index}]")
+    else:
+        raise TypeError(
+            f"{path}: expected what JSON has (text, numbers, true, false, null, lists, objects), "
+            f"got {_name(kind)}"
+        )
+
+
+def _name(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
