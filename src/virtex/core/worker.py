@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import select
+import socket
+import sys
 from typing import Any
+
+import uvicorn
 
 from headrace import Application, Limits, uvicorn_options
 
 try:
+    from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
     from uvicorn_worker import UvicornWorker
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -49,3 +56,29 @@ class VirtexWorker(UvicornWorker):  # type: ignore[misc]  # it carries no types
         if isinstance(self.wsgi, Application):
             # uvicorn calls an application to see if it is a factory; ours would say yes.
             self.wsgi = self.wsgi.serve
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _Server(self.config)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which takes what the system has accepted before it listens no more."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        waiting = select.poll()
+        for listener in sockets or []:
+            waiting.register(listener, select.POLLIN)
+        for _ in range(self.config.backlog):
+            if not waiting.poll(0):
+                break
+            await asyncio.sleep(0)
+        # At once: what comes in between would be reset.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
+        await super().shutdown(sockets)
