@@ -8,30 +8,60 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .application import Application as Application
     from .call import Payload as Payload
+    from .call import Value as Value
     from .config import Batching as Batching
     from .config import Limits as Limits
     from .config import ServerSettings as ServerSettings
+    from .dialects import Formats as Formats
+    from .dialects import Messages as Messages
+    from .dialects import Refusal as Refusal
     from .errors import ConfigError as ConfigError
     from .errors import HeadraceError as HeadraceError
     from .errors import ItemError as ItemError
+    from .http.docs import docs_page as docs_page
+    from .http.server import uvicorn_options as uvicorn_options
+    from .jobs import JobFrames as JobFrames
+    from .jobs import JobResults as JobResults
+    from .jobs import read_jobs as read_jobs
+    from .jobs import write_results as write_results
+    from .loadtest.result import LoadResult as LoadResult
+    from .loadtest.runner import run_load_test as run_load_test
+    from .loadtest.settings import LoadSettings as LoadSettings
+    from .logs import RateLimit as RateLimit
     from .model import Model as Model
     from .model import model as model
     from .server import Server as Server
     from .version import __version__ as __version__
 
 _HOMES = {
+    "Application": "application",
     "Batching": "config",
     "ConfigError": "errors",
+    "Formats": "dialects",
     "HeadraceError": "errors",
     "ItemError": "errors",
     "Limits": "config",
+    "LoadResult": "loadtest.result",
+    "LoadSettings": "loadtest.settings",
+    "JobFrames": "jobs",
+    "JobResults": "jobs",
+    "Messages": "dialects",
     "Model": "model",
     "Payload": "call",
+    "RateLimit": "logs",
+    "Refusal": "dialects",
     "Server": "server",
     "ServerSettings": "config",
+    "Value": "call",
     "__version__": "version",
+    "docs_page": "http.docs",
     "model": "model",
+    "run_load_test": "loadtest.runner",
+    "read_jobs": "jobs",
+    "uvicorn_options": "http.server",
+    "write_results": "jobs",
 }
 
 __all__ = sorted(_HOMES)
