@@ -177,7 +177,8 @@ class Reader:
         if server is not None:
             with _killed_at_last(server):
                 server.terminate()
-                assert server.wait(TIMEOUT_S) == 0, self._server_log()
+                # uvicorn ends by the signal that it was told to stop by.
+                assert server.wait(TIMEOUT_S) in (0, -signal.SIGTERM), self._server_log()
 
     def _type(self, step: Step, where: str) -> None:
         command = replaced(step.command, self._ports)
