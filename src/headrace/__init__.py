@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import HeadraceError as HeadraceError
     from .errors import ItemError as ItemError
     from .http.docs import docs_page as docs_page
+    from .http.server import UvicornServer as UvicornServer
     from .http.server import uvicorn_options as uvicorn_options
     from .jobs import JobFrames as JobFrames
     from .jobs import JobResults as JobResults
@@ -55,6 +56,7 @@ _HOMES = {
     "Server": "server",
     "ServerSettings": "config",
     "Value": "call",
+    "UvicornServer": "http.server",
     "__version__": "version",
     "docs_page": "http.docs",
     "model": "model",

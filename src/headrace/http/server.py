@@ -34,8 +34,25 @@ def uvicorn_options(limits: Limits | None = None) -> dict[str, Any]:
     }
 
 
-class HttpServer(uvicorn.Server):
-    """uvicorn, with its signals left to us.
+class UvicornServer(uvicorn.Server):
+    """uvicorn, which takes what the system has accepted before it listens no more."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listeners, and wait for the answers."""
+        for listener in sockets or []:
+            for _ in range(self.config.backlog):
+                if not has_unread(listener.fileno()):
+                    break
+                await asyncio.sleep(0)
+        # At once: what comes in between would be reset.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
+        await super().shutdown(sockets)
+
+
+class HttpServer(UvicornServer):
+    """The server of `headrace serve`, whose signals are left to us.
 
     Args:
         app: What to serve.
@@ -57,16 +74,6 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
             )
         )
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener and wait for the answers; what the system accepted is taken first."""
-        for listener in sockets or []:
-            for _ in range(BACKLOG):
-                if not has_unread(listener.fileno()):
-                    break
-                await asyncio.sleep(0)
-        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
-        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import select
-import socket
 import sys
 from typing import Any
 
-import uvicorn
-
-from headrace import Application, Limits, uvicorn_options
+from headrace import Application, Limits, UvicornServer, uvicorn_options
 
 try:
     from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
@@ -59,26 +54,8 @@ class VirtexWorker(UvicornWorker):  # type: ignore[misc]  # it carries no types
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = _Server(self.config)
+        server = UvicornServer(self.config)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which takes what the system has accepted before it listens no more."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        waiting = select.poll()
-        for listener in sockets or []:
-            waiting.register(listener, select.POLLIN)
-        for _ in range(self.config.backlog):
-            if not waiting.poll(0):
-                break
-            await asyncio.sleep(0)
-        # At once: what comes in between would be reset.
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(0)  # the last one's protocol is made in the next turn
-        await super().shutdown(sockets)
