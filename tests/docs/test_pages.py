@@ -14,6 +14,8 @@ from .pages import ROOT, Reader, blocks_of, matches, needs_curl
 
 README = ROOT / "README.md"
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+FACES = [ROOT / "docs" / "virtex.md"]
+"""Pages of other interfaces: each has a model of its own."""
 ALL_PAGES = [
     *ROOT.glob("*.md"),
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -37,10 +39,10 @@ def _path(page: Path) -> str:
 
 @needs_curl
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [README, *GUIDE], ids=_stem)
+@pytest.mark.parametrize("page", [README, *GUIDE, *FACES], ids=_stem)
 def test_a_page_can_be_followed_to_its_end(page: Path, tmp_path: Path) -> None:
     with Reader(tmp_path) as reader:
-        if page != README:
+        if page in GUIDE:
             # The guide goes on from the quickstart's model.
             for block in blocks_of(README):
                 if block.file == "app.py":
@@ -48,7 +50,7 @@ def test_a_page_can_be_followed_to_its_end(page: Path, tmp_path: Path) -> None:
         reader.follow(page)
 
 
-@pytest.mark.parametrize("page", [README, *GUIDE], ids=_stem)
+@pytest.mark.parametrize("page", [README, *GUIDE, *FACES], ids=_stem)
 def test_only_installing_is_left_to_the_reader(page: Path) -> None:
     for block in blocks_of(page):
         assert block.language in ("sh", "python", "console", "json", "toml", "yaml"), block.where
