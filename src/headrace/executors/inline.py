@@ -132,7 +132,11 @@ class InlineExecutor:
 
 
 class _Watchdog:
-    """Notices a turn that does not end. Costs two assignments a turn; its thread mostly sleeps."""
+    """Notices a turn that does not end. Costs two assignments a turn.
+
+    Its thread wakes up once in `timeout_s` while there are turns, and not at all while there are
+    none: were it woken by each turn, it would take the interpreter from it.
+    """
 
     def __init__(self, clock: Clock, timeout_s: float, on_hung: Callable[[], None]) -> None:
         self._clock = clock
@@ -163,8 +167,9 @@ class _Watchdog:
                 self._busy.clear()
                 if self._began is None:
                     self._busy.wait()
-                continue
-            left_s = began + self._timeout_s - self._clock()
+                left_s = self._timeout_s
+            else:
+                left_s = began + self._timeout_s - self._clock()
             if left_s <= 0:
                 self._on_hung()
                 return
