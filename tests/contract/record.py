@@ -54,6 +54,9 @@ class Record:
     def retired(self, replica: int, cause: str) -> None:
         self._tell("retired", replica, cause)
 
+    def expected(self, back_at: Instant) -> None:
+        self._tell("expected", back_at)
+
     def status(self, replica: int, status: ReplicaStatus) -> None:
         """For people: no test of what an executor does looks at it."""
 
