@@ -63,6 +63,14 @@ class JobFrames:
         """Whether the other end may stop here: no message has begun."""
         return not self._buffer
 
+    @property
+    def missing_bytes(self) -> int:
+        """What is still missing of the next message, or of its length: the least to be read."""
+        if len(self._buffer) < LENGTH_BYTES:
+            return LENGTH_BYTES - len(self._buffer)
+        length = int.from_bytes(self._buffer[:LENGTH_BYTES], "big", signed=True)
+        return LENGTH_BYTES + length - len(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that are whole with these bytes.
 
@@ -106,7 +114,7 @@ def read_jobs(message: bytes) -> dict[str, bytes]:
     """
     try:
         jobs = _decode_jobs(message)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _broken(f"expected a msgpack map of job ids to bodies, got: {error}") from None
     if not jobs:
         raise _broken("expected at least one job in a batch, got none")
@@ -148,7 +156,7 @@ def read_results(message: bytes, expected: Iterable[str]) -> JobResults:
     """
     try:
         answer = _decode(message)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _broken(f"expected a msgpack map of results, got: {error}") from None
     if not isinstance(answer, dict):
         raise _broken(f"expected a msgpack map of results, got {type(answer).__name__}")
