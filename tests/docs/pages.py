@@ -7,7 +7,8 @@ A page is run from top to bottom in one folder. What its fenced blocks mean is i
 - ```` ```console ````: commands after `$ `, each with what it prints. `...` stands for any text,
   and on a line of its own for any lines. `headrace serve` runs until the page's end or its next
   `headrace serve`; then it gets ^C and must drain and exit with 0. So does `headrace worker`, at
-  the page's end, and a server of somebody else's (`gunicorn`, `uvicorn`), at the next of them.
+  the page's end, what ends with `&`, and other servers (`gunicorn`, `uvicorn`, `headrace
+  batching`), each at the next of them.
 - ```` ```json ````: must be JSON. Other blocks are for reading.
 
 Pages say port 8000, 7317 for workers, and for others' servers 8081 and for their metrics 9090;
@@ -37,7 +38,7 @@ TIMEOUT_S = 60.0
 PORT = "8000"
 WORKERS_PORT = "7317"
 OTHERS_PORTS = ("8081", "9090")
-OTHERS = ("gunicorn ", "uvicorn ")
+OTHERS = ("gunicorn ", "uvicorn ", "headrace batching ")
 
 needs_curl = pytest.mark.skipif(
     shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl here"
@@ -182,7 +183,10 @@ class Reader:
 
     def _type(self, step: Step, where: str) -> None:
         command = replaced(step.command, self._ports)
-        if command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
+        if command.endswith(" &"):
+            self._workers.append(self._start(command.removesuffix(" &"), "worker.err"))
+            printed = ""
+        elif command.startswith("headrace serve ") and not step.printed.startswith("headrace: "):
             self.stop_server()
             printed = self._serve(command)
         elif command.startswith(OTHERS):

@@ -14,7 +14,7 @@ from .pages import ROOT, Reader, blocks_of, matches, needs_curl
 
 README = ROOT / "README.md"
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
-FACES = [ROOT / "docs" / "virtex.md"]
+FACES = [ROOT / "docs" / "ventu.md", ROOT / "docs" / "virtex.md"]
 """Pages of other interfaces: each has a model of its own."""
 ALL_PAGES = [
     *ROOT.glob("*.md"),
