@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from .http.docs import docs_page as docs_page
     from .http.server import UvicornServer as UvicornServer
     from .http.server import uvicorn_options as uvicorn_options
-    from .jobs import JobFrames as JobFrames
-    from .jobs import JobResults as JobResults
-    from .jobs import read_jobs as read_jobs
-    from .jobs import write_results as write_results
     from .loadtest.result import LoadResult as LoadResult
     from .loadtest.runner import run_load_test as run_load_test
     from .loadtest.settings import LoadSettings as LoadSettings
@@ -46,8 +42,6 @@ _HOMES = {
     "Limits": "config",
     "LoadResult": "loadtest.result",
     "LoadSettings": "loadtest.settings",
-    "JobFrames": "jobs",
-    "JobResults": "jobs",
     "Messages": "dialects",
     "Model": "model",
     "Payload": "call",
@@ -61,9 +55,7 @@ _HOMES = {
     "docs_page": "http.docs",
     "model": "model",
     "run_load_test": "loadtest.runner",
-    "read_jobs": "jobs",
     "uvicorn_options": "http.server",
-    "write_results": "jobs",
 }
 
 __all__ = sorted(_HOMES)

@@ -27,9 +27,9 @@ from .executors import (
     RemoteExecutor,
     ThreadExecutor,
 )
+from .executors.pull import JobSizes
 from .executors.remote import Gate
 from .executors.socket import SocketExecutor
-from .listener import remover_of
 from .metrics.workers import WorkerMetrics
 from .model import Model
 from .replica import Replica
@@ -412,22 +412,26 @@ class PulledJobs:
     """Jobs of any kind, for workers that connect and ask for them: `headrace batching`.
 
     Args:
-        listen: Makes the socket where the workers connect.
-        batching: How jobs are put together.
+        listener: Where the workers connect; closed in the end.
+        batching: How jobs are put together; their cost is what they add to a batch's message.
         settings: Of the server.
+        on_open: Called when it serves; from here on signals make it drain.
     """
 
     dialect: Dialect | None = JOBS
 
     def __init__(
-        self, listen: Callable[[], socket.socket], batching: Batching, settings: ServerSettings
+        self,
+        listener: socket.socket,
+        batching: Batching,
+        settings: ServerSettings,
+        on_open: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_open = on_open
         self.engines: list[Engine] = []
         self.metrics = WorkerMetrics()
-        self._listen = listen
+        self._listener = listener
         self._settings = settings
-        self._listener: socket.socket | None = None
-        self._remove_socket: Callable[[], None] = lambda: None
         any_body = (RAW.media_type,)
         self._card = ModelCard(
             name=JOBS_NAME,
@@ -443,19 +447,23 @@ class PulledJobs:
         )
 
     def start(self) -> None:
-        self._listener = self._listen()
-        self._remove_socket = remover_of(self._listener)
+        """Nothing takes long that needs no event loop."""
 
     def open(self, told: Told) -> None:
-        assert self._listener is not None
         limits = self._settings.limits
-        executor = PullExecutor(self._card, self._listener, limits.max_response_bytes)
-        loop = asyncio.get_running_loop()
-        engine = Engine(self._card, executor, loop=loop, limits=limits, on_ready=told.replica_ready)
+        engine = Engine(
+            self._card,
+            PullExecutor(self._card, self._listener, limits.max_response_bytes),
+            loop=asyncio.get_running_loop(),
+            limits=limits,
+            sizing=JobSizes(),
+            on_ready=told.replica_ready,
+        )
         self.engines.append(engine)
         told.engines_changed()
         told.all_known()
         engine.open()
+        self._on_open()
 
     def check_scalable(self) -> None:
         raise ConfigError("replicas: there are as many workers as connect")
@@ -469,7 +477,6 @@ class PulledJobs:
     def close(self) -> None:
         for engine in self.engines:
             engine.close()
-        self._remove_socket()
 
     def join(self, timeout_s: float) -> bool:
         return _join(self.engines, timeout_s)

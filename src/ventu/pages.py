@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,8 +21,6 @@ from .status import ServiceStatus, StatusEnum
 HTML = "text/html; charset=utf-8"
 CONTENT_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Keeps the API pages from asking other hosts for anything, whatever their scripts would like."""
-
-_LOGO = re.compile(rb"https://cdn\.redoc\.ly/redoc/logo-mini(-full)?\.svg")
 
 _ROUTES = {
     "health check": {openapi.HEALTH: "GET"},
@@ -115,18 +112,10 @@ class Pages:
             kind: "redoc" or "swagger".
         """
         try:
-            body = _documentation(kind)
+            body = docs_page(kind, openapi.SPEC)
         except HeadraceError as error:
             return self._page(problem_body(501, error.message), 501)
         return Page(HTML, body, headers={"content-security-policy": CONTENT_POLICY})
 
     def _page(self, value: Any, status: int = 200) -> Page:
         return Page(self._bodies.media_type, self._bodies.encode(value), status)
-
-
-@functools.cache
-def _documentation(kind: str) -> bytes:
-    """A page of headrace's, about another document."""
-    page = docs_page(kind).replace(b"'/openapi.json'", f"'{openapi.SPEC}'".encode(), 1)
-    # Redoc shows its makers' logo from their host; without one it shows none.
-    return _LOGO.sub(b"data:,", page)

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from headrace import HeadraceError, JobFrames, JobResults, read_jobs, write_results
+from headrace import HeadraceError
+from headrace.jobs import JobFrames, JobResults, read_jobs, write_results
 
 from .batches import Failed, isolated
 from .bodies import Bodies

@@ -12,6 +12,8 @@ CONTENT_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 _LOCAL = (
     ("<redoc ", "<redoc disable-telemetry='true' "),
     ('layout: "StandaloneLayout"', 'layout: "StandaloneLayout", validatorUrl: null'),
+    ("https://cdn.redoc.ly/redoc/logo-mini-full.svg", "data:,"),
+    ("https://cdn.redoc.ly/redoc/logo-mini.svg", "data:,"),
 )
 """What in the templates is replaced so that they do not even try."""
 
@@ -23,11 +25,12 @@ class DocsMissing(HeadraceError):
 
 
 @functools.cache
-def docs_page(kind: str) -> bytes:
-    """A page that shows `/openapi.json`.
+def docs_page(kind: str, spec_url: str = "/openapi.json") -> bytes:
+    """A page that draws an OpenAPI document; send it with `CONTENT_POLICY`.
 
     Args:
         kind: "swagger" or "redoc".
+        spec_url: Where the document is.
 
     Raises:
         DocsMissing: offapi is not installed.
@@ -37,7 +40,7 @@ def docs_page(kind: str) -> bytes:
     except ImportError:
         raise DocsMissing('the pages need offapi: pip install "headrace[docs]"') from None
     template = OpenAPITemplate[kind.upper()].value
-    page = template.format(spec_url="/openapi.json")
+    page = template.format(spec_url=spec_url)
     for found, local in _LOCAL:
-        page = page.replace(found, local, 1)
+        page = page.replace(found, local)
     return page.encode()
