@@ -79,7 +79,7 @@ class Application:
         """Called on the event loop when it begins to serve; for subclasses."""
 
     def on_shutdown(self) -> None:
-        """Called on the event loop when it has ended; for subclasses."""
+        """Called when it has ended; for subclasses."""
 
     async def startup(self) -> None:
         """Begin to serve, and wait until the models are ready.
@@ -91,12 +91,15 @@ class Application:
 
     async def shutdown(self) -> None:
         """End what is not answered, and stop the models."""
-        run, self._run = self._run, None
-        if run is not None:
-            self._host.close()
-            if not self._host.join(STOP_TIMEOUT_S):
-                _log.warning("a replica did not stop")
-            self.on_shutdown()
+        if self._run is not None:
+            self._end()
+
+    def _end(self) -> None:
+        self._host.close()
+        if not self._host.join(STOP_TIMEOUT_S):
+            _log.warning("a replica did not stop")
+        self.on_shutdown()
+        self._run = None
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -120,12 +123,25 @@ class Application:
         await self.serve(scope, receive, send)
 
     def _running(self) -> _Run:
-        """The run on this event loop; a loop that closed without a word took its run along."""
+        """The run on this event loop.
+
+        Raises:
+            RuntimeError: It runs on another one, which has not closed.
+        """
         run = self._run
-        if run is None or run.loop is not asyncio.get_running_loop():
-            run = self._run = _Run(self._host, self.settings, self._dialect)
+        if run is not None:
+            if run.loop is asyncio.get_running_loop():
+                return run
+            if not run.loop.is_closed():
+                raise RuntimeError("the application serves on another event loop: make one of each")
+            self._end()  # that loop closed without a word
+        run = self._run = _Run(self._host, self.settings, self._dialect)
+        try:
             self._host.open(run)
             self.on_startup()
+        except BaseException:
+            self._end()
+            raise
         return run
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -19,7 +19,6 @@ import msgspec
 
 from .errors import ProtocolError
 
-LENGTH_FORMAT = "!i"
 LENGTH_BYTES = 4
 ASK = bytes(LENGTH_BYTES)
 """What a worker sends first."""

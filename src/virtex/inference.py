@@ -17,7 +17,7 @@ from .core.message import HttpMessage, to_json
 MAX_BATCH_SIZE = 512
 """The most items in a batch, where nothing else is said."""
 
-_PLAIN = (str, int, float, bool, type(None))
+_PLAIN = (str, int, bool, type(None))
 
 
 class RequestHandler(ABC):
@@ -91,7 +91,9 @@ class RequestHandler(ABC):
         """
         step = "the message"
         try:
-            data = json.loads(to_json(message))["data"]
+            data = json.loads(to_json(message)).get("data")
+            if not isinstance(data, list | None):
+                raise ValueError(f"data: expected a list, got {type(data).__name__}")
             if not data:
                 return HttpMessage()
             step = "process_request"
@@ -168,7 +170,7 @@ class HandlerModel(Model):
             outputs = outputs_of(handler.run_inference(model_input), size)
         except WrongCount as error:
             return [self._failed(error)] * size
-        except Exception as error:
+        except BaseException as error:  # sys.exit() ends no server
             if size > 1 and self.idempotent:
                 raise  # it is run again in parts, down to the element that does this
             return [self._failed(error)] * size
@@ -183,11 +185,11 @@ class HandlerModel(Model):
             answer = self.handler.process_response(output)
             if type(answer) not in _PLAIN:
                 to_json(answer)
-        except Exception as error:
+        except BaseException as error:
             return self._failed(error)
         return answer
 
-    def _failed(self, error: Exception) -> ItemError:
+    def _failed(self, error: BaseException) -> ItemError:
         """What the caller is told; the log has the traceback, a few times a second."""
         if isinstance(error, ItemError):
             return error

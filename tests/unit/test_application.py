@@ -116,6 +116,42 @@ def test_it_serves_again_on_another_loop() -> None:
 
     run(test)  # this loop closes without a word
     run(test)
+    assert Double.loaded == ["load", "unload", "load"]
+
+
+def test_two_loops_at_once_are_refused() -> None:
+    app = Application(Double)
+
+    async def test() -> None:
+        await app.startup()
+
+        async def elsewhere() -> None:
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await app.startup()
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        await app.shutdown()
+
+    run(test)
+
+
+def test_a_start_that_raises_leaves_nothing_behind() -> None:
+    told = []
+
+    class Failing(Application):
+        def on_startup(self) -> None:
+            raise OSError("no port")
+
+        def on_shutdown(self) -> None:
+            told.append("shutdown")
+
+    async def test() -> None:
+        for _ in range(2):
+            with pytest.raises(OSError, match="no port"):
+                await Failing(Double).startup()
+        assert told == ["shutdown"] * 2
+
+    run(test)
 
 
 def test_a_start_that_fails_is_told() -> None:

@@ -39,7 +39,8 @@ class AsgiExchange:
         )
 
     def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        self._reply.set_result((status, headers, body))
+        if not self._reply.cancelled():  # as a server does that waits no longer
+            self._reply.set_result((status, headers, body))
         self._close = None  # it holds this exchange: no circle shall keep the body
 
     def on_close(self, callback: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from ..call import Failure
 from ..config import Limits
-from ..errors import HeadraceError, RequestError
+from ..errors import HeadraceError, RequestError, Unavailable
 from .errors import HeadTooLarge, SlowClient, error_answer
 
 GRACE_S = 0.1
@@ -31,6 +31,8 @@ class Connection(HttpToolsProtocol):
     """A connection whose requests are parsed by httptools and handed to the application."""
 
     limits: ClassVar[Limits]
+    grace_s: ClassVar[float]
+    max_connections: ClassVar[int | None]
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -41,16 +43,28 @@ class Connection(HttpToolsProtocol):
         self._fault: HeadraceError | None = None
         self._is_refused = False
         self._is_last = False
+        self._is_surplus = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._current: RequestResponseCycle | None = None
 
     @classmethod
-    def limited(cls, limits: Limits) -> type[Connection]:
-        """The class with these limits: uvicorn makes the instances."""
-        return type(cls.__name__, (cls,), {"limits": limits})
+    def limited(
+        cls, limits: Limits, *, grace_s: float = GRACE_S, max_connections: int | None = None
+    ) -> type[Connection]:
+        """The class with these limits: uvicorn makes the instances.
+
+        Args:
+            limits: Of a request's head.
+            grace_s: How long an idle connection may still bring a request when the server drains.
+            max_connections: One more is answered 503 and closed; None for any number.
+        """
+        own = {"limits": limits, "grace_s": grace_s, "max_connections": max_connections}
+        return type(cls.__name__, (cls,), own)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        most = self.max_connections
+        self._is_surplus = most is not None and len(self.connections) > most
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,7 +96,7 @@ class Connection(HttpToolsProtocol):
         """
         if self._is_idle:
             self._is_last = True
-            self.loop.call_later(GRACE_S, self._end)
+            self.loop.call_later(self.grace_s, self._end)
         else:
             super().shutdown()
 
@@ -112,6 +126,9 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_head_timer()
+        if self._is_surplus:
+            self._fault = Unavailable(f"expected at most {self.max_connections} connections")
+            raise self._fault  # which ends the parser's work
         super().on_headers_complete()
         if self._is_last:
             self.cycle.keep_alive = False

@@ -14,10 +14,12 @@ import uvicorn
 from ..config import Limits, ServerSettings
 from ..listener import BACKLOG
 from .app import App
-from .connection import Connection, has_unread
+from .connection import GRACE_S, Connection, has_unread
 
 
-def uvicorn_options(limits: Limits | None = None) -> dict[str, Any]:
+def uvicorn_options(
+    limits: Limits | None = None, *, grace_s: float = GRACE_S, max_connections: int | None = None
+) -> dict[str, Any]:
     """What `uvicorn.Config` takes so that its connections are bounded, and drain without loss.
 
     Heads are limited in size and time, answers of pipelined requests keep their order, and an idle
@@ -25,9 +27,13 @@ def uvicorn_options(limits: Limits | None = None) -> dict[str, Any]:
 
     Args:
         limits: Of a request's head; default `Limits()`.
+        grace_s: How long an idle connection may still bring a request when the server drains.
+        max_connections: One more is answered 503, with a Retry-After; default any number.
     """
     return {
-        "http": Connection.limited(limits or Limits()),
+        "http": Connection.limited(
+            limits or Limits(), grace_s=grace_s, max_connections=max_connections
+        ),
         "ws": "none",
         "interface": "asgi3",
         "server_header": False,

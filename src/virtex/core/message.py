@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 from collections.abc import Callable
 from typing import Any
@@ -130,3 +131,44 @@ def _check(value: Any, path: str) -> None:
 
 def _name(kind: type) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def message_of(status: int, body: bytes, place: str = "") -> HttpMessage:
+    """The message of an HTTP answer, with an error unless it is a good one.
+
+    Args:
+        status: The answer's.
+        body: All of it.
+        place: What an error begins with, where the server says nothing itself.
+    """
+    where = f"{place}: " if place else ""
+    message, problem = HttpMessage(), None
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        problem = "expected a message (a JSON object), got no JSON"
+    else:
+        if not isinstance(value, dict):
+            problem = f"expected a message (a JSON object), got {_JSON_NAMES[type(value)]}"
+        else:
+            if not isinstance(data := value.pop("data", None), list | None):
+                problem = f"expected a list as `data`, got {_JSON_NAMES[type(data)]}"
+                data = None
+            message = HttpMessage(data, value.pop("error", None))
+            message.update(value)
+    if not 200 <= status < 300 and message.error is None:
+        message.error = f"{where}{status} {http.client.responses.get(status, '')}".rstrip()
+    elif problem is not None and message.error is None:
+        message.error = f"{where}{problem}"
+    return message
+
+
+_JSON_NAMES = {
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}

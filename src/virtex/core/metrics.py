@@ -47,7 +47,7 @@ class Counts:
     """What one server counted since it began; plain numbers, changed by one thread.
 
     Attributes:
-        requests: Messages that came.
+        requests: Messages that were answered.
         queries: Their data elements.
         queries_per_request: Elements of a message.
         server_latency: From a message's arrival to its answer, in milliseconds.
@@ -56,7 +56,7 @@ class Counts:
         process_response_latency: A batch's process_response, in milliseconds.
         inference_batch_size: Elements of a batch.
         request_queue_size: Elements that wait for a batch.
-        response_queue_size: Elements that wait for their message's other answers.
+        response_queue_size: Elements with the handler, whose answers are not sent yet.
     """
 
     __slots__ = (
@@ -127,7 +127,7 @@ _SUMMARIES = (
     ),
     _Described(
         "response_queue_size",
-        "elements that wait for their message's other answers",
+        "elements with the handler, whose answers are not sent yet",
         lambda c: c.response_queue_size,
     ),
 )
@@ -186,8 +186,10 @@ class ServerCollector(Collector):
         self._since, self._requests, self._queries = now, requests, queries
 
     def _families(self, counts: Counts) -> Iterator[Metric]:
-        yield _counter("requests", "messages that came", self._instance, counts.requests)
-        yield _counter("queries", "data elements that came", self._instance, counts.queries)
+        yield _counter("requests", "messages that were answered", self._instance, counts.requests)
+        yield _counter(
+            "queries", "data elements that were answered", self._instance, counts.queries
+        )
         for name, doc, read in _SUMMARIES:
             yield self._summary(name, doc, read(counts))
         yield self._summary("server_throughput_rps", "messages a second", self._rps)

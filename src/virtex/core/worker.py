@@ -18,12 +18,18 @@ except ModuleNotFoundError as error:
     ) from error
 
 
+IDLE_GRACE_S = 2.0
+"""How long an idle connection may still bring a request to a worker that goes: longer than
+`HttpClient` keeps one, so that it loses none."""
+LAST_WORDS_S = 3.0
+
+
 class VirtexWorker(UvicornWorker):  # type: ignore[misc]  # it carries no types
     """A worker process of gunicorn that serves an ASGI application on one event loop.
 
     gunicorn's options do what they say: besides those that uvicorn-worker knows (`--keep-alive`,
     `--max-requests` and its jitter, `--timeout`, TLS), `--worker-connections` bounds the
-    connections (one more is answered 503), `--graceful-timeout` the end, and
+    connections (one more is answered 503, with a Retry-After), `--graceful-timeout` the end, and
     `--limit-request-fields` the headers. A worker that has had its `--max-requests` answers what
     it was sent before it goes. What virtex logs goes to gunicorn's error log.
     """
@@ -38,24 +44,29 @@ class VirtexWorker(UvicornWorker):  # type: ignore[misc]  # it carries no types
             logger.propagate = False
             if not logger.level:
                 logger.setLevel(self.log.error_log.level)
-        limits = Limits(max_headers=self.cfg.limit_request_fields)
-        for option, value in uvicorn_options(limits).items():
+        graceful_s = float(self.cfg.graceful_timeout)
+        # gunicorn kills what is there after its timeout: the metrics' last words come before.
+        self.config.timeout_graceful_shutdown = max(graceful_s / 2, graceful_s - LAST_WORDS_S)
+        options = uvicorn_options(
+            Limits(max_headers=self.cfg.limit_request_fields),
+            grace_s=min(IDLE_GRACE_S, graceful_s / 4),
+            max_connections=self.cfg.worker_connections,
+        )
+        for option, value in options.items():
             setattr(self.config, option, value)
-        # uvicorn refuses the connection that reaches the bound, gunicorn the one beyond it.
-        self.config.limit_concurrency = self.cfg.worker_connections + 1
-        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
-        self.config.lifespan = "on"
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
         if isinstance(self.wsgi, Application):
             # uvicorn calls an application to see if it is a factory; ours would say yes.
             self.wsgi = self.wsgi.serve
+            self.config.lifespan = "on"
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
         server = UvicornServer(self.config)
         self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
+        # The sockets themselves: of gunicorn's wrappers uvloop and uvicorn would each close one.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

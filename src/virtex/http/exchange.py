@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import email.utils
-import http.client
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -12,10 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
-import msgspec
-
 from ._httpx import httpcore2, httpx2
-from .message import HttpMessage
+from .message import HttpMessage, message_of
 
 
 class HttpError(Exception):
@@ -184,7 +181,7 @@ class Reading:
             headers = {name.lower(): value for name, value in self._response.headers}
             status = self._response.status
             self.answer = Answer(
-                _message(self._target.place, status, bytes(self._body)),
+                message_of(status, bytes(self._body), self._target.place),
                 status,
                 _retry_after_s(headers.get(b"retry-after", b"").decode("latin-1")),
             )
@@ -206,44 +203,6 @@ def _is_refused(error: BaseException | None) -> bool:
         return True
     # The pool takes away its error's cause, but cannot take its context.
     return error is not None and _is_refused(error.__cause__ or error.__context__)
-
-
-def _message(place: str, status: int, body: bytes) -> HttpMessage:
-    """The message of an answer, with an error unless it is a good one."""
-    message, problem = HttpMessage(), None
-    try:
-        value = msgspec.json.decode(body)
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        problem = "expected a message (a JSON object), got no JSON"
-    else:
-        if not isinstance(value, dict):
-            problem = f"expected a message (a JSON object), got {_JSON_NAMES[type(value)]}"
-        else:
-            if not isinstance(data := value.pop("data", None), list | None):
-                problem = f"expected a list as `data`, got {_JSON_NAMES[type(data)]}"
-                data = None
-            message = HttpMessage(data, value.pop("error", None))
-            message.update(value)
-    if not 200 <= status < 300 and message.error is None:
-        message.error = f"{place}: {status} {_phrase(status)}".rstrip()
-    elif problem is not None and message.error is None:
-        message.error = f"{place}: {problem}"
-    return message
-
-
-_JSON_NAMES = {
-    str: "text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _phrase(status: int) -> str:
-    return http.client.responses.get(status, "")
 
 
 def _retry_after_s(text: str) -> float | None:

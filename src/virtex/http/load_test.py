@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,9 +9,8 @@ from typing import Any
 
 from headrace import LoadResult, LoadSettings, run_load_test
 
-from .message import HttpMessage, to_json
+from ..core.message import HttpMessage, message_of, to_json
 
-SHOWN_CHARACTERS = 200
 """Of an answer that is no message, in its error."""
 
 
@@ -115,7 +113,7 @@ class LoadTestResult:
         return cls(
             metrics=LoadTestMetrics.build_from_dict(found["metrics"]),
             num_errors=found["num_errors"],
-            responses=[_message(response) for response in found["responses"]],
+            responses=[HttpMessage(**response) for response in found["responses"]],
         )
 
 
@@ -159,9 +157,12 @@ class HttpLoadTest:
         Raises:
             ValueError: The URL or a setting is malformed, the host is unknown, there are no
                 messages, or one holds NaN or infinity.
-            TypeError: There is no such setting, or a message holds what JSON does not have.
+            TypeError: There is no such setting, or a message is none.
         """
+        if isinstance(messages, Mapping):
+            raise TypeError(f"messages: expected a list, got {type(messages).__name__}")
         messages = list(messages)
+        elements = [_elements(message) for message in messages]
         found = run_load_test(
             url,
             _bodies(messages),
@@ -170,7 +171,7 @@ class HttpLoadTest:
         )
         responses = [_response(found, index) for index in range(len(found))]
         return LoadTestResult(
-            metrics=_metrics(found, [_elements(message) for message in messages]),
+            metrics=_metrics(found, elements),
             num_errors=sum(response.error is not None for response in responses),
             responses=responses,
         )
@@ -189,7 +190,17 @@ def _bodies(messages: list[Mapping[str, Any]]) -> list[bytes]:
 
 
 def _elements(message: Mapping[str, Any]) -> int:
-    return len(message.get("data") or ())
+    """How many elements a message has.
+
+    Raises:
+        TypeError: It is no message.
+    """
+    if not isinstance(message, dict):
+        raise TypeError(f"expected an HttpMessage or a dict, got {type(message).__name__}")
+    elements = message.get("data")
+    if not isinstance(elements, list | None):
+        raise TypeError(f"expected a list as `data`, got {type(elements).__name__}")
+    return len(elements or ())
 
 
 def _metrics(found: LoadResult, elements: Sequence[int]) -> LoadTestMetrics:
@@ -219,27 +230,7 @@ def _metrics(found: LoadResult, elements: Sequence[int]) -> LoadTestMetrics:
 def _response(found: LoadResult, index: int) -> HttpMessage:
     """The answer as a message; with an error, if there is no answer or it is no message."""
     status, body, error, _ = found[index]
-    if status == 0:
-        return HttpMessage(error=error)
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        text = body[:SHOWN_CHARACTERS].decode(errors="replace")
-        return HttpMessage(error=f"{error or 'expected a message'}: {text}")
-    message = _message(value)
-    if error is not None and message.error is None:
-        message.error = error
-    return message
-
-
-def _message(values: Mapping[str, Any]) -> HttpMessage:
-    message = HttpMessage()
-    message.update(values)
-    if values.get("data") is None:
-        message.data = []
-    return message
+    return HttpMessage(error=error) if status == 0 else message_of(status, body)
 
 
 def _take(values: Mapping[str, Any], names: Sequence[str], what: str) -> dict[str, Any]:

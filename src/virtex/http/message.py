@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..core.message import HttpMessage, to_json
+from ..core.message import HttpMessage, message_of, to_json
 
-__all__ = ["HttpMessage", "to_json"]
+__all__ = ["HttpMessage", "message_of", "to_json"]

@@ -19,8 +19,8 @@ from ..inference import MAX_BATCH_SIZE, RequestHandler, Stages, model_of
 
 MAX_TIME_ON_QUEUE_S = 0.005
 MAX_BODY_BYTES = 64 * 1024 * 1024
-QUEUED_BATCHES = 16
-"""How many full batches may wait, where `max_queue_items` says nothing else."""
+QUEUED_BATCHES, QUEUED_ELEMENTS = 16, 8192
+"""How much may wait, where `max_queue_items` says nothing else: the larger of both."""
 
 _UNNAMEABLE = re.compile(r"[^A-Za-z0-9._-]+")
 _SPELLINGS = {
@@ -66,9 +66,9 @@ def http_server(
         fixed_wait: Whether an underfull batch waits for `max_time_on_queue` after all.
         metrics_shared: Whether one port for scraping tells of all worker processes.
         **options: Fields of `headrace.Limits`, such as `max_queue_items` (default: 16 full
-            batches, at least 1024) or `max_body_bytes` (default 64 MiB); and the names that the
-            last four arguments had in virtex 0.1: `prom_host`, `prom_port`, `prom_mode` and
-            `prom_push_interval`.
+            batches, at least 8192 elements) or `max_body_bytes` (default 64 MiB); and the names
+            that the last four arguments had in virtex 0.1: `prom_host`, `prom_port`, `prom_mode`
+            and `prom_push_interval`.
 
     Returns:
         The application. Called with no argument it returns itself, for `uvicorn --factory`.
@@ -94,11 +94,19 @@ def http_server(
             metrics[spelling] = given[spelling]
     if not isinstance(handler, RequestHandler):
         raise TypeError(f"handler: expected an instance of RequestHandler, got {handler!r:.80}")
+    texts = {"name": name, **{k: metrics.get(k, "") for k in ("metrics_host", "metrics_mode")}}
+    for argument, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{argument}: expected text, got {text!r}")
+    if "metrics_port" in metrics:
+        _check_range("metrics_port", metrics["metrics_port"], int, 0, 65535)
+    if "metrics_interval" in metrics:
+        _check_range("metrics_interval", metrics["metrics_interval"], float, 0, 86400)
     _check_range("max_batch_size", max_batch_size, int, 1, 65536)
     _check_range("max_time_on_queue", max_time_on_queue, float, 0, 60)
     options.setdefault("max_body_bytes", MAX_BODY_BYTES)
     options.setdefault("max_json_bytes", options["max_body_bytes"])
-    options.setdefault("max_queue_items", max(1024, QUEUED_BATCHES * max_batch_size))
+    options.setdefault("max_queue_items", max(QUEUED_ELEMENTS, QUEUED_BATCHES * max_batch_size))
     known = [field.name for field in dataclasses.fields(Limits)]
     for option in options:
         if option not in known:
@@ -140,7 +148,7 @@ class MessageServer(Application):
         self._model = functools.partial(
             model_of,
             handler,
-            name=_UNNAMEABLE.sub("-", name).strip("-._").lower(),
+            name=_UNNAMEABLE.sub("-", name).strip("-._").lower()[:128],
             max_batch_size=max_batch_size,
             max_batch_delay_s=max_batch_delay_s,
         )

@@ -28,10 +28,30 @@ class DeadlineBackend(httpcore2.NetworkBackend):
         *_args: Any,
         **_kwargs: Any,
     ) -> httpcore2.NetworkStream:
-        with _step(timeout, httpcore2.ConnectTimeout, httpcore2.ConnectError) as left_s:
-            connected = socket.create_connection((host, port), left_s)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _DeadlineStream(connected)
+        found = (httpcore2.ConnectTimeout, httpcore2.ConnectError)
+        with _step(timeout, *found):
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        failures: list[OSError] = []
+        for family, kind, protocol, _, address in addresses:
+            made = socket.socket(family, kind, protocol)
+            try:
+                with _step(timeout, *found) as left_s:
+                    made.settimeout(left_s)
+                    try:
+                        made.connect(address)
+                    except TimeoutError:
+                        raise
+                    except OSError as error:
+                        failures.append(error)
+                        made.close()
+                        continue
+            except BaseException:
+                made.close()
+                raise
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _DeadlineStream(made)
+        with _step(timeout, *found):
+            raise failures[-1] from ExceptionGroup("no address answered", failures)
 
     def connect_unix_socket(
         self,

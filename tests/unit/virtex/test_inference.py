@@ -103,13 +103,14 @@ def test_a_message_without_elements_runs_nothing() -> None:
         (Twice(), [13], KeyError, "process_response"),
         (Fixed([float("nan")]), [1], ValueError, "the answer of process_response"),
         (Fixed([object()]), [1], TypeError, "the answer of process_response"),
+        (Twice(), "abc", ValueError, "the message"),
         (Twice(), [float("inf")], ValueError, "the message"),
         (Twice(), [object()], TypeError, "the message"),
     ],
 )
 def test_what_is_wrong_is_logged_or_raised(
     handler: RequestHandler,
-    data: list[Any],
+    data: Any,
     error: type[Exception],
     method: str,
     caplog: pytest.LogCaptureFixture,
@@ -194,7 +195,15 @@ def test_an_output_that_is_no_json_fails_alone() -> None:
     found = texts(run(Fixed([1, object(), [object()], float("nan")]), b"1", b"2", b"3", b"4"))
     assert found[0] == "1"
     assert all("TypeError" in text for text in found[1:3])
-    assert "NaN" in found[3]
+    assert found[3] == "ValueError: $: expected a number that JSON has, got nan"
+
+
+def test_an_exit_in_a_handler_is_its_elements_affair(caplog: pytest.LogCaptureFixture) -> None:
+    def leave(data: list[Any]) -> Any:
+        raise SystemExit("bye")
+
+    assert texts(run(Fixed(leave), b"1")) == ["SystemExit: bye"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 def test_what_the_handler_says_of_an_element_reaches_the_caller_as_it_is() -> None:
