@@ -130,9 +130,20 @@ class SchemaModel(VentuModel):
         return response
 
 
-def schema_model(ventu: Served, run: Callable[[list[Any]], list[Any]]) -> Model:
-    """The model of `headrace serve`, named and described as the user's class."""
+def schema_model(
+    ventu: Served, run: Callable[[list[Any]], list[Any]], check: Callable[[], object]
+) -> Model:
+    """The model of `headrace serve`, named and described as the user's class.
+
+    Args:
+        ventu: The user's object.
+        run: Its batch of requests to responses.
+        check: Raises unless the examples of responses are right; every way to serve begins so.
+    """
     cls, request, response = type(ventu), ventu.req_schema, ventu.resp_schema
+
+    def load(self: Any) -> None:
+        check()
 
     def preprocess(self: Any, item: Any) -> Any:
         return item
@@ -145,6 +156,7 @@ def schema_model(ventu: Served, run: Callable[[list[Any]], list[Any]]) -> Model:
     own = {
         "__doc__": vars(cls).get("__doc__"),
         "__module__": cls.__module__,
+        "load": load,
         "preprocess": preprocess,
         "postprocess": postprocess,
         "examples": [pair.request for pair in ventu.examples if _arrives(request, pair.request)],

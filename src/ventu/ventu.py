@@ -255,7 +255,7 @@ class Ventu:
 
     def __headrace_model__(self) -> Model:
         """The model as headrace serves it: `headrace serve module:model`."""
-        return schema_model(self, self._served_infer)
+        return schema_model(self, self._served_infer, self._check_served)
 
     def _work(self, addr: str | tuple[str, int], protocol: str) -> None:
         sock = self.sock

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import WAIT_S, eventually
 from tests.e2e.virtex.served import ClosedLoop, Launch, Service, free_port, scrape
+from virtex import HttpClient, HttpMessage
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,19 @@ def test_max_requests_with_a_connection_a_request_loses_nothing(launch: Launch) 
         number += 1
         workers |= service.workers()
     assert len(workers) >= 5
+
+
+def test_max_requests_costs_a_client_with_idle_connections_nothing(launch: Launch) -> None:
+    service = launch.gunicorn("scripted", "--max-requests", "150", workers=2)
+    workers: set[int] = set()
+    with HttpClient(service.address) as client:
+        for _ in range(12):
+            # Threads leave their connections idle at instants of all kinds.
+            bundle = client.post_bundle([HttpMessage(data=[n]) for n in range(200)])
+            assert [answer.error for answer in bundle] == [None] * 200
+            assert [answer.data for answer in bundle] == [[2 * n] for n in range(200)]
+            workers |= service.workers()
+    assert len(workers) >= 4
 
 
 def test_sigterm_under_load_answers_all_that_was_sent(launch: Launch) -> None:

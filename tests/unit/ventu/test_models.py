@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, RootModel
 
 from headrace import Batching, Model
 from headrace.call import Failure, Outcome, Payload, Value
+from headrace.errors import ReplicaStartFailed
 from headrace.replica import Replica
 from headrace.targets import models_of
 from headrace.testing import check
@@ -207,3 +208,13 @@ def test_failures_are_logged_a_few_times_a_second(caplog: pytest.LogCaptureFixtu
     records = [each for each in caplog.records if each.name == "ventu.models"]
     assert 0 < len(records) < 50
     assert all(each.levelno == logging.ERROR for each in records)
+
+
+def test_a_model_that_answers_its_examples_wrongly_is_not_served() -> None:
+    class Longer(Single):
+        def postprocess(self, data: Any) -> Any:
+            return {"length": 99}
+
+    with pytest.raises(ReplicaStartFailed, match="load raised AssertionError: expected") as raised:
+        Replica(model_of(Longer(Text, Length))).load()
+    assert isinstance(raised.value.__cause__, AssertionError)
