@@ -236,7 +236,7 @@ def test_it_runs_where_an_event_loop_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [[HttpMessage(data=5)], [5], HttpMessage(data=[1])], ids=["data", "int", "one"]
+    "messages", [[{"data": 5}], [5], HttpMessage(data=[1])], ids=["data", "int", "one"]
 )
 def test_what_is_no_message_is_refused_before_anything_is_sent(messages: Any) -> None:
     with serving(double) as server:
