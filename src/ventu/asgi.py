@@ -56,10 +56,14 @@ class BatchedService(Application):
         self._workers.dec()
 
     async def serve(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["path"] != INFERENCE:
-            await self._pages(scope, receive, send)
-        else:
+        if scope["type"] != "http":
             await super().serve(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        if path == INFERENCE:
+            await super().serve(scope, receive, send)
+        else:
+            await self._pages({**scope, "path": path, "root_path": ""}, receive, send)
 
 
 class InferenceDialect:

@@ -8,7 +8,7 @@ from typing import Any
 
 import falcon
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from headrace import ItemError
 
@@ -104,9 +104,8 @@ class Bodies:
         schema = self.resp_schema
         try:
             if isinstance(response, schema):
-                # It may have been changed, or made without a check.
-                own = vars(response) | (response.__pydantic_extra__ or {})
-                schema.model_validate(own, by_alias=False, by_name=True)
+                # It, or one within it, may have been changed, or made without a check.
+                schema.model_validate(_unchecked(response), by_alias=False, by_name=True)
                 return self.encode(response)
             body = self.encode(response)
             if self.use_msgpack:
@@ -165,8 +164,16 @@ def refusal_of(error: Exception) -> Refused | None:
         # Halves of characters cannot be sent.
         return Refused(error.status, error.message.encode(errors="backslashreplace").decode())
     if isinstance(error, falcon.HTTPError):
-        return Refused(error.status_code, error.to_dict())
+        return Refused(error.status_code, problem_of(error))
     return None
+
+
+def problem_of(error: falcon.HTTPError) -> dict[str, Any]:
+    """What one of Falcon's errors says, as it can be sent: without halves of characters."""
+    return {
+        key: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in error.to_dict().items()
+    }
 
 
 def problem_body(status: int, text: str = "") -> dict[str, str]:
@@ -176,6 +183,20 @@ def problem_body(status: int, text: str = "") -> dict[str, str]:
     except ValueError:
         phrase = "Error"
     return {"title": f"{status} {phrase}"} | ({"description": text} if text else {})
+
+
+def _unchecked(value: Any) -> Any:
+    """The plain data that models were made of, which pydantic checks anew."""
+    if isinstance(value, RootModel):
+        return _unchecked(value.root)
+    if isinstance(value, BaseModel):
+        own = vars(value) | (value.__pydantic_extra__ or {})
+        return {name: _unchecked(field) for name, field in own.items()}
+    if isinstance(value, dict):
+        return {key: _unchecked(element) for key, element in value.items()}
+    if type(value) in (list, tuple):
+        return [_unchecked(element) for element in value]
+    return value
 
 
 def _decode_msgpack(body: bytes) -> Any:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+
+_KEYS = ("example", "examples", "batch_size")
+"""What a function that adds to a schema may have added for us."""
 
 
 class Pair(NamedTuple):
@@ -28,11 +32,14 @@ def extra_of(schema: type[BaseModel]) -> dict[str, Any]:
         if isinstance(found, dict):
             extra |= found
         elif callable(found):
-            changed: dict[str, Any] = {"properties": {}}
-            takes_class = len(inspect.signature(found).parameters) > 1
-            found(changed, schema) if takes_class else found(changed)
-            del changed["properties"]
-            extra |= changed
+            # Of today's name pydantic has called it already.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the documentation's own making has them
+                changed = schema.model_json_schema()
+            if name == "schema_extra":
+                takes_class = len(inspect.signature(found).parameters) > 1
+                found(changed, schema) if takes_class else found(changed)
+            extra |= {key: changed[key] for key in _KEYS if key in changed}
     return extra
 
 

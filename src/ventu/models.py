@@ -82,7 +82,10 @@ class VentuModel(Model):
     def failed(self, error: Exception) -> ItemError:
         """An item's error; what it was, is logged."""
         refusal = self.failures.told(error)
-        message = refusal.problem if isinstance(refusal.problem, str) else MODEL_FAILED
+        told = refusal.problem
+        if isinstance(told, dict):  # of one of Falcon's errors
+            told = told.get("description") or told.get("title")
+        message = told if isinstance(told, str) and refusal.status != 500 else MODEL_FAILED
         return ItemError(message, status=refusal.status)
 
     def _answer(self, result: Any) -> Any:

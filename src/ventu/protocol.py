@@ -270,7 +270,10 @@ class BatchProtocol:
             error = broken
         refusal = self._failures.told(error)
         told = refusal.problem if refusal.status < 500 else MODEL_FAILED
-        return self._bodies.encode(told), refusal.status
+        try:
+            return self._bodies.encode(told), refusal.status
+        except Exception:  # the model's own words may be of any kind
+            return self._bodies.encode(MODEL_FAILED), 500
 
 
 def _read_message(conn: socket.socket) -> bytes:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from headrace import Limits
 
-from .bodies import Bodies, Refused
+from .bodies import Bodies, Refused, problem_of
 from .config import Config
 from .failures import Failures
 from .metrics import validation_errors
@@ -59,7 +59,7 @@ def serializer(bodies: Bodies) -> Callable[[Any, Any, falcon.HTTPError], None]:
     """What writes Falcon's own errors in the service's format."""
 
     def serialize(req: Any, resp: Any, error: falcon.HTTPError) -> None:
-        resp.data = bodies.encode(error.to_dict())
+        resp.data = bodies.encode(problem_of(error))
         resp.content_type = bodies.media_type
 
     return serialize
@@ -109,9 +109,18 @@ class _Inference:
 
     def _body(self, req: falcon.Request) -> bytes:
         # A chunked body has no length; a server that takes one apart says that it ends by itself.
-        ends = req.content_length is None and req.env.get("wsgi.input_terminated", False)
+        length = req.content_length
+        ends = length is None and req.env.get("wsgi.input_terminated", False)
         stream = req.stream if ends else req.bounded_stream
-        body: bytes = stream.read(self._max_bytes + 1)
+        too_large = Refused(413, f"expected a body of at most {self._max_bytes} bytes, got more")
+        if length is not None and length > self._max_bytes:
+            raise too_large
+        try:
+            body: bytes = stream.read(self._max_bytes + 1)
+        except Exception:  # the server's own: the client sent chunks that are none, or went away
+            raise Refused(400, "the body could not be read") from None
         if len(body) > self._max_bytes:
-            raise Refused(413, f"expected a body of at most {self._max_bytes} bytes, got more")
+            raise too_large
+        if length is not None and len(body) < length:
+            raise Refused(400, f"expected a body of {length} bytes, got {len(body)}")
         return body

@@ -107,6 +107,7 @@ class Ventu:
         self._asgi_app: Application | None = None
         self._sock: BatchProtocol | None = None
         self._stops: list[Callable[[], None]] = []
+        self._is_preparing = self._is_stop_asked = False
 
     def preprocess(self, data: Any) -> Any:
         """One request as inference wants it.
@@ -220,10 +221,12 @@ class Ventu:
         Raises:
             OSError: It cannot listen there.
         """
-        app = self.asgi_app
+        with self._preparing():
+            app = self.asgi_app
         place = self.config.host if host is None else host
         number = self.config.port if port is None else port
         with HttpServer(app, place, number) as server, self._running(server.stop):
+            self._stop_if_asked(server.stop)
             self.logger.info("listens on %s", server.url)
             server.run()
 
@@ -250,6 +253,7 @@ class Ventu:
 
         From any thread.
         """
+        self._is_stop_asked = self._is_preparing
         for stop in list(self._stops):
             stop()
 
@@ -258,9 +262,28 @@ class Ventu:
         return schema_model(self, self._served_infer, self._check_served)
 
     def _work(self, addr: str | tuple[str, int], protocol: str) -> None:
-        sock = self.sock
+        with self._preparing():
+            sock = self.sock
         with self._running(sock.stop), self.WORKER.labels(protocol).track_inprogress():
+            self._stop_if_asked(sock.stop)
             sock.run(addr, protocol)
+
+    @contextmanager
+    def _preparing(self) -> Iterator[None]:
+        """The first health check may take its time: `stop` is remembered meanwhile."""
+        self._is_stop_asked = False
+        self._is_preparing = True
+        try:
+            yield
+        except BaseException:
+            self._is_preparing = False
+            raise
+
+    def _stop_if_asked(self, stop: Callable[[], None]) -> None:
+        """What runs can be told to stop from now on; was it told before?"""
+        self._is_preparing = False
+        if self._is_stop_asked:
+            stop()
 
     def _single_infer(self, data: Any) -> Any:
         time = self.SINGLE_PROCESS_TIME.labels

@@ -83,7 +83,7 @@ def batching(
         ("latency", latency, 0, 60_000),
         ("timeout", timeout, 1, 86_400_000),
         ("capacity", capacity, 1, 1_000_000_000),
-        ("batch-bytes", batch_bytes, 1, 1_000_000_000),
+        ("batch-bytes", batch_bytes, 1, 200_000_000),
     ):
         if not least <= value <= most:
             raise ConfigError(f"--{name}: expected {least} to {most}, got {value}")

@@ -180,13 +180,18 @@ def unpack_tensor(body: bytes, function: str) -> tuple[str, tuple[int, ...], byt
     if name is not None:
         if kind != "U8" or not shape:
             raise ValueError(f"{function}: expected the bytes of {name[:40]!r} as U8, got {kind}")
+        _check_bools(name == "bool", data, function)
         return name, shape[:-1], data
     if kind not in SAFETENSORS:
         known = ", ".join(SAFETENSORS)
         raise ValueError(f"{function}: expected a tensor of {known}, got {kind}")
-    if kind == "BOOL" and data.translate(None, b"\0\1"):
-        raise ValueError(f"{function}: expected booleans of 0 or 1, got other bytes")
+    _check_bools(kind == "BOOL", data, function)
     return SAFETENSORS[kind], shape, data
+
+
+def _check_bools(is_bool: bool, data: bytearray, function: str) -> None:
+    if is_bool and data.translate(None, b"\0\1"):
+        raise ValueError(f"{function}: expected booleans of 0 or 1, got other bytes")
 
 
 def _unpack_npy(body: bytes, function: str) -> np.ndarray[Any, Any]:
@@ -230,7 +235,7 @@ def _array(
     """The array of these bytes, once it is sure that they are as many as it needs."""
     items = 1
     for length in shape:
-        if length < 0:
+        if type(length) is not int or length < 0:
             raise ValueError(f"{function}: expected lengths of 0 or more, got the shape {shape}")
         items *= length
     if dtype.itemsize == 0 or items * dtype.itemsize != len(payload):
