@@ -186,6 +186,8 @@ class Batcher:
         """A replica is done with a batch."""
         if not self._fleet.finish(batch):
             return
+        # A worker passes over what has expired, and may be heard before our own timer.
+        self._expire(now)
         answered = 0
         for item in batch.items:
             if item.state is RUNNING:

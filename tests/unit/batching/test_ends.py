@@ -132,6 +132,15 @@ def test_a_running_item_expires_too_and_is_cancelled() -> None:
     assert not driver.batcher.part(driver.now, batch, 0)
 
 
+def test_an_item_that_its_replica_passed_over_as_expired_has_expired() -> None:
+    driver = Driver()
+    batch = driver.start_one(deadline=driver.now + 1)
+    driver.pass_time(1)
+    driver.batcher.ended(driver.now, batch)
+    assert batch.items[0].state is State.EXPIRED
+    assert list(ends(driver.tick()).values()) == ["deadline_exceeded"]
+
+
 def test_the_wake_instant_ignores_the_deadline_of_what_has_ended() -> None:
     driver = Driver()
     driver.start_one()
