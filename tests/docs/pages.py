@@ -126,8 +126,10 @@ class Reader:
 
     def __exit__(self, *_: object) -> None:
         for process in filter(None, (self._server, self._others_server, *self._workers)):
-            process.kill()
-            process.wait()
+            with _killed_at_last(process):
+                process.terminate()  # gunicorn's workers outlive one that is killed
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
 
     def follow(self, page: Path) -> None:
         """Do all that a page says."""
