@@ -95,43 +95,21 @@ class Host(Protocol):
         """Wait until they have stopped; False if one has not. Blocks."""
 
 
-class OwnProcess:
-    """Models on the event loop's thread, or on threads beside it.
-
-    Args:
-        models: What `models_of` takes, or texts that name such.
-        settings: Of the server.
-
-    Raises:
-        ConfigError: A model cannot be served, or two have one name.
-    """
+class _EnginesOnly:
+    """What hosts have in common that start no process and ask none for anything."""
 
     dialect: Dialect | None = None
 
-    def __init__(self, models: Any, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self.engines: list[Engine] = []
         self.metrics = WorkerMetrics()
         self._settings = settings
-        self._models = [_Local(make, settings) for make in _makers(models)]
-        self.cards = [model.card for model in self._models]
-        check_names(self.cards)
-        if settings.executor == "inline" and settings.replicas > 1:
-            raise ConfigError(
-                f"replicas: expected 1 with executor 'inline', got {settings.replicas}"
-            )
 
     def start(self) -> None:
         """Nothing takes long that needs no event loop."""
 
-    def open(self, told: Told) -> None:
-        self.engines[:] = [model.engine(told) for model in self._models]
-        told.engines_changed()
-        told.all_known()
-        for engine in self.engines:
-            engine.open()
-
     def check_scalable(self) -> None:
-        raise ConfigError("replicas: only worker processes can be more or fewer while they serve")
+        raise NotImplementedError
 
     def scale(self, replicas: int | None, by: int = 0) -> None:
         self.check_scalable()
@@ -145,6 +123,38 @@ class OwnProcess:
 
     def join(self, timeout_s: float) -> bool:
         return _join(self.engines, timeout_s)
+
+
+class OwnProcess(_EnginesOnly):
+    """Models on the event loop's thread, or on threads beside it.
+
+    Args:
+        models: What `models_of` takes, or texts that name such.
+        settings: Of the server.
+
+    Raises:
+        ConfigError: A model cannot be served, or two have one name.
+    """
+
+    def __init__(self, models: Any, settings: ServerSettings) -> None:
+        super().__init__(settings)
+        self._models = [_Local(make, settings) for make in _makers(models)]
+        self.cards = [model.card for model in self._models]
+        check_names(self.cards)
+        if settings.executor == "inline" and settings.replicas > 1:
+            raise ConfigError(
+                f"replicas: expected 1 with executor 'inline', got {settings.replicas}"
+            )
+
+    def open(self, told: Told) -> None:
+        self.engines[:] = [model.engine(told) for model in self._models]
+        told.engines_changed()
+        told.all_known()
+        for engine in self.engines:
+            engine.open()
+
+    def check_scalable(self) -> None:
+        raise ConfigError("replicas: only worker processes can be more or fewer while they serve")
 
 
 class _Local:
@@ -408,7 +418,7 @@ class RemoteWorkers(_Workers):
         return list(self._by_name.values())
 
 
-class PulledJobs:
+class PulledJobs(_EnginesOnly):
     """Jobs of any kind, for workers that connect and ask for them: `headrace batching`.
 
     Args:
@@ -427,11 +437,9 @@ class PulledJobs:
         settings: ServerSettings,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__(settings)
         self._on_open = on_open
-        self.engines: list[Engine] = []
-        self.metrics = WorkerMetrics()
         self._listener = listener
-        self._settings = settings
         any_body = (RAW.media_type,)
         self._card = ModelCard(
             name=JOBS_NAME,
@@ -445,9 +453,6 @@ class PulledJobs:
             batching=batching,
             idempotent=True,
         )
-
-    def start(self) -> None:
-        """Nothing takes long that needs no event loop."""
 
     def open(self, told: Told) -> None:
         limits = self._settings.limits
@@ -467,19 +472,6 @@ class PulledJobs:
 
     def check_scalable(self) -> None:
         raise ConfigError("replicas: there are as many workers as connect")
-
-    def scale(self, replicas: int | None, by: int = 0) -> None:
-        self.check_scalable()
-
-    async def refresh(self) -> None:
-        """Nothing: these workers tell no metrics."""
-
-    def close(self) -> None:
-        for engine in self.engines:
-            engine.close()
-
-    def join(self, timeout_s: float) -> bool:
-        return _join(self.engines, timeout_s)
 
 
 def _ignore(cards: Sequence[ModelCard]) -> None:
