@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -107,7 +108,6 @@ class Ventu:
         self._asgi_app: Application | None = None
         self._sock: BatchProtocol | None = None
         self._stops: list[Callable[[], None]] = []
-        self._is_preparing = self._is_stop_asked = False
 
     def preprocess(self, data: Any) -> Any:
         """One request as inference wants it.
@@ -221,14 +221,15 @@ class Ventu:
         Raises:
             OSError: It cannot listen there.
         """
-        with self._preparing():
-            app = self.asgi_app
         place = self.config.host if host is None else host
         number = self.config.port if port is None else port
-        with HttpServer(app, place, number) as server, self._running(server.stop):
-            self._stop_if_asked(server.stop)
-            self.logger.info("listens on %s", server.url)
-            server.run()
+        with self._remembering_a_stop() as asked:
+            app = self.asgi_app
+            with HttpServer(app, place, number) as server, self._running(server.stop):
+                if asked.is_set():
+                    server.stop()
+                self.logger.info("listens on %s", server.url)
+                server.run()
 
     def run_unix(self, addr: str | None = None) -> None:
         """Work for a batching service on this machine, until SIGINT or SIGTERM or `stop`.
@@ -253,7 +254,6 @@ class Ventu:
 
         From any thread.
         """
-        self._is_stop_asked = self._is_preparing
         for stop in list(self._stops):
             stop()
 
@@ -262,28 +262,19 @@ class Ventu:
         return schema_model(self, self._served_infer, self._check_served)
 
     def _work(self, addr: str | tuple[str, int], protocol: str) -> None:
-        with self._preparing():
+        with self._remembering_a_stop() as asked:
             sock = self.sock
-        with self._running(sock.stop), self.WORKER.labels(protocol).track_inprogress():
-            self._stop_if_asked(sock.stop)
-            sock.run(addr, protocol)
+            with self._running(sock.stop), self.WORKER.labels(protocol).track_inprogress():
+                if asked.is_set():
+                    sock.stop()
+                sock.run(addr, protocol)
 
     @contextmanager
-    def _preparing(self) -> Iterator[None]:
-        """The first health check may take its time: `stop` is remembered meanwhile."""
-        self._is_stop_asked = False
-        self._is_preparing = True
-        try:
-            yield
-        except BaseException:
-            self._is_preparing = False
-            raise
-
-    def _stop_if_asked(self, stop: Callable[[], None]) -> None:
-        """What runs can be told to stop from now on; was it told before?"""
-        self._is_preparing = False
-        if self._is_stop_asked:
-            stop()
+    def _remembering_a_stop(self) -> Iterator[threading.Event]:
+        """Whether `stop` was called: the first health check may take its time."""
+        asked = threading.Event()
+        with self._told(asked.set):
+            yield asked
 
     def _single_infer(self, data: Any) -> Any:
         time = self.SINGLE_PROCESS_TIME.labels
@@ -379,9 +370,14 @@ class Ventu:
 
     @contextmanager
     def _running(self, stop: Callable[[], None]) -> Iterator[None]:
+        with self._told(stop), stopped_by_signals(stop):
+            yield
+
+    @contextmanager
+    def _told(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Have `self.stop` call this."""
         self._stops.append(stop)
         try:
-            with stopped_by_signals(stop):
-                yield
+            yield
         finally:
             self._stops.remove(stop)
