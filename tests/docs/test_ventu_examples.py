@@ -6,23 +6,15 @@ They are started as their own first lines say, in each of the ways, but on free 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .copies import Copy
 from .pages import ROOT, TIMEOUT_S
 
 pytestmark = [pytest.mark.examples, pytest.mark.slow]
@@ -45,119 +37,56 @@ FAULT: dict[str, Any] = {
 }
 """What is wrong with the last."""
 
-_COMMAND = re.compile(r"^    ((?:gunicorn|headrace|python) .*)$", re.MULTILINE)
 _JOBS = r"jobs on (http://\S+), workers on (\S+)\s"
 
 
-class Folder:
-    """A user's copy of the example.
-
-    Args:
-        path: The copy.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        shutil.copytree(FOLDER, path, ignore=shutil.ignore_patterns("__pycache__"))
-        self.environ = {
-            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-            "HOME": str(path),  # gunicorn has a socket there
-            "LC_ALL": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-
-    def commands(self, program: str) -> list[str]:
-        """What a program's first lines say to type."""
-        return _COMMAND.findall((self.path / f"{program}.py").read_text())
-
-    def run(self, command: str) -> tuple[int, str]:
-        """A command's exit code, and what it prints."""
-        done = subprocess.run(
-            shlex.split(command),
-            cwd=self.path,
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        return done.returncode, done.stdout
-
-    @contextmanager
-    def running(self, command: str, told: str) -> Iterator[tuple[str, ...]]:
-        """The groups of what a command tells, while it runs; it must end well.
-
-        Args:
-            command: What starts it.
-            told: What it tells when it is ready, a pattern.
-        """
-        log = self.path / f"{len(list(self.path.glob('*.log')))}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                shlex.split(command),
-                cwd=self.path,
-                env=self.environ,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        try:
-            until = time.monotonic() + TIMEOUT_S
-            while (found := re.search(told, log.read_text())) is None:
-                assert process.poll() is None and time.monotonic() < until, log.read_text()
-                time.sleep(0.02)
-            yield found.groups()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT_S) == 0, log.read_text()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("ventu") / "copy")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(FOLDER, tmp_path_factory.mktemp("ventu") / "copy")
 
 
 def test_every_program_is_here() -> None:
     assert {file.stem for file in FOLDER.glob("*.py")} == {"app", "client", "test_app"}
 
 
-def test_run_http(folder: Folder) -> None:
+def test_run_http(folder: Copy) -> None:
     command, *_ = folder.commands("app")
-    with folder.running(on_free_ports(command), r"listens on (http://\S+)\s") as (address,):
+    with folder.running(on_free_ports(command), r"listens on (http://\S+)\s") as (found, _):
+        address = found[1]
         assert_answers(folder, f"{address}/inference")
         assert_pages(address)
 
 
-def test_gunicorn(folder: Folder) -> None:
+def test_gunicorn(folder: Copy) -> None:
     _, command, *_ = folder.commands("app")
-    with folder.running(on_free_ports(command), r"Listening at: (http://\S+)\s") as (address,):
+    with folder.running(on_free_ports(command), r"Listening at: (http://\S+)\s") as (found, _):
+        address = found[1]
         assert_answers(folder, f"{address}/inference")
         assert_pages(address)
 
 
-def test_a_worker_over_unix(folder: Folder) -> None:
+def test_a_worker_over_unix(folder: Copy) -> None:
     _, _, service, worker, *_ = folder.commands("app")
-    with folder.running(on_free_ports(service), _JOBS) as (address, at):
+    with folder.running(on_free_ports(service), _JOBS) as (found, _):
+        address, at = found.groups()
         assert at == "batching.socket"
         with folder.running(worker, "connected to batching.socket"):
             assert_answers(folder, f"{address}/inference")
 
 
-def test_workers_over_tcp(folder: Folder) -> None:
+def test_workers_over_tcp(folder: Copy) -> None:
     _, _, _, _, service, worker, _ = folder.commands("app")
-    with folder.running(on_free_ports(service), _JOBS) as (address, at):
+    with folder.running(on_free_ports(service), _JOBS) as (found, _):
+        address, at = found.groups()
         worker = on_free_ports(worker, at.rpartition(":")[2])
         with folder.running(worker, "connected to"), folder.running(worker, "connected to"):
             assert_answers(folder, f"{address}/inference")
 
 
-def test_headrace_serve(folder: Folder) -> None:
+def test_headrace_serve(folder: Copy) -> None:
     *_, command = folder.commands("app")
-    with folder.running(on_free_ports(command), r"is ready on (http://\S+)\s") as (address,):
+    with folder.running(on_free_ports(command), r"is ready on (http://\S+)\s") as (found, _):
+        address = found[1]
         code, printed = folder.run(at_url(folder, f"{address}/predict"))
         assert code == 0, printed
         *valid, invalid = printed.splitlines()
@@ -166,21 +95,21 @@ def test_headrace_serve(folder: Folder) -> None:
         assert " 422  {" in invalid and FAULT["msg"] in invalid, invalid
 
 
-def test_the_client_without_a_service(folder: Folder) -> None:
+def test_the_client_without_a_service(folder: Copy) -> None:
     # Nobody listens on port 1.
     code, printed = folder.run(at_url(folder, "http://127.0.0.1:1"))
     assert code == 1
     assert re.fullmatch(r"http://127\.0\.0\.1:1: .*[Rr]efused\n", printed), printed
 
 
-def test_the_unit_tests_pass(folder: Folder) -> None:
+def test_the_unit_tests_pass(folder: Copy) -> None:
     (command,) = folder.commands("test_app")
     code, printed = folder.run(f"{command} -p no:cacheprovider")
     assert code == 0 and "5 passed" in printed, printed
 
 
-def test_a_model_that_answers_otherwise_is_not_served(folder: Folder, tmp_path: Path) -> None:
-    wrong = Folder(tmp_path / "copy")
+def test_a_model_that_answers_otherwise_is_not_served(folder: Copy, tmp_path: Path) -> None:
+    wrong = Copy(FOLDER, tmp_path / "copy")
     app = wrong.path / "app.py"
     text, right = app.read_text(), "data.argmax()"
     assert text.count(right) == 1
@@ -191,7 +120,7 @@ def test_a_model_that_answers_otherwise_is_not_served(folder: Folder, tmp_path: 
     assert "AssertionError: expected {'question': 'Where is my order?'" in printed, printed
 
 
-def assert_answers(folder: Folder, url: str) -> None:
+def assert_answers(folder: Copy, url: str) -> None:
     """The client prints what is right, and of what is invalid pydantic's own list."""
     code, printed = folder.run(at_url(folder, url))
     assert code == 0, printed
@@ -236,7 +165,7 @@ def ask(url: str, value: Any = None) -> tuple[int, Any]:
             return error.code, json.load(error)
 
 
-def at_url(folder: Folder, url: str) -> str:
+def at_url(folder: Copy, url: str) -> str:
     """The client's command with another address."""
     (command,) = folder.commands("client")
     found, changed = "http://localhost:8080/inference", command.replace

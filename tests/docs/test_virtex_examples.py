@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import shutil
-import signal
-import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from .copies import Copy, found_in
 from .pages import ROOT, TIMEOUT_S
 
 pytestmark = [pytest.mark.examples, pytest.mark.slow]
@@ -68,78 +61,10 @@ LEAKS = {
 
 """A line of each server, and one in its place that keeps what each call makes."""
 
-_COMMAND = re.compile(r"^    ((?:gunicorn|headrace|python) .*)$", re.MULTILINE)
-
-
-class Folder:
-    """A user's copy of an example.
-
-    Args:
-        name: Of the example.
-        path: The copy.
-    """
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.name = name
-        self.path = path
-        shutil.copytree(FOLDER / name, path, ignore=shutil.ignore_patterns("__pycache__"))
-        self.environ = {
-            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-            "HOME": str(path),  # gunicorn has a socket there
-            "LC_ALL": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-
-    def commands(self, program: str) -> list[str]:
-        """What a program's first lines say to type."""
-        return _COMMAND.findall((self.path / f"{program}.py").read_text())
-
-    def run(self, command: str, *options: str) -> tuple[int, str]:
-        """A command's exit code, and what it prints."""
-        done = subprocess.run(
-            [*shlex.split(command), *options],
-            cwd=self.path,
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        return done.returncode, done.stdout
-
-    @contextmanager
-    def serving(self, command: str, told: str) -> Iterator[tuple[str, Path]]:
-        """A server's address and log, while it runs; it must end well.
-
-        Args:
-            command: What starts it, on any free port.
-            told: What it tells when it listens, a pattern whose one group is the address.
-        """
-        log = self.path / "server.log"
-        with log.open("wb") as out:
-            server = subprocess.Popen(
-                shlex.split(command),
-                cwd=self.path,
-                env=self.environ,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        try:
-            (address,) = found_in(log, told, server)
-            yield address, log
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(TIMEOUT_S) == 0, log.read_text()
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
-
 
 @pytest.fixture(scope="module", params=EXAMPLES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(request.param, tmp_path_factory.mktemp(request.param) / "copy")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(FOLDER / request.param, tmp_path_factory.mktemp(request.param) / "copy")
 
 
 def test_every_example_is_here() -> None:
@@ -149,11 +74,12 @@ def test_every_example_is_here() -> None:
         assert {file.stem for file in path.glob("*.py")} == PROGRAMS
 
 
-def test_client_and_load_test_under_gunicorn(folder: Folder) -> None:
+def test_client_and_load_test_under_gunicorn(folder: Copy) -> None:
     command, _ = folder.commands("server")
     assert ADDRESS in command
     command = command.replace(ADDRESS, "127.0.0.1:0")
-    with folder.serving(command, r"Listening at: (http://\S+)\s") as (address, log):
+    with folder.running(command, r"Listening at: (http://\S+)\s") as (found, log):
+        address = found[1]
         assert_answers(folder, address)
 
         (load_test,) = folder.commands("load_test")
@@ -167,33 +93,35 @@ def test_client_and_load_test_under_gunicorn(folder: Folder) -> None:
         assert errors == "errors    0"
 
         # The elements that the workers have counted are those that were sent.
-        pages = found_in(log, r"metrics of \w+ are served at (http://\S+)\s", count=2)
+        told = found_in(log, r"metrics of \w+ are served at (http://\S+)\s", count=2)
+        pages = [match[1] for match in told]
         assert len(set(pages)) == 2
         assert sum(map(queries, pages)) == len(ANSWERS[folder.name]) + 40
 
 
-def test_the_client_against_headrace(folder: Folder) -> None:
+def test_the_client_against_headrace(folder: Copy) -> None:
     _, command = folder.commands("server")
     assert command.startswith("headrace serve server.py:handler")
-    with folder.serving(f"{command} --port 0", r"is ready on (http://\S+)\s") as (address, _):
+    with folder.running(f"{command} --port 0", r"is ready on (http://\S+)\s") as (found, _):
+        address = found[1]
         assert_answers(folder, address)
 
 
-def test_the_client_without_a_server(folder: Folder) -> None:
+def test_the_client_without_a_server(folder: Copy) -> None:
     (client,) = folder.commands("client")
     # Nobody listens on port 1.
     code, printed = folder.run(at(client, "http://127.0.0.1:1"))
     assert (code, printed) == (1, "127.0.0.1:1: connection refused\n")
 
 
-def test_the_unit_tests_pass(folder: Folder) -> None:
+def test_the_unit_tests_pass(folder: Copy) -> None:
     (command,) = folder.commands("test_handler")
     code, printed = folder.run(command, "-p", "no:cacheprovider")
     assert code == 0 and "4 passed" in printed, printed
 
 
-def test_the_unit_tests_find_a_leak(folder: Folder, tmp_path: Path) -> None:
-    leaking = Folder(folder.name, tmp_path / "copy")
+def test_the_unit_tests_find_a_leak(folder: Copy, tmp_path: Path) -> None:
+    leaking = Copy(FOLDER / folder.name, tmp_path / "copy")
     server = tmp_path / "copy" / "server.py"
     text, (line, keeping) = server.read_text(), LEAKS[folder.name]
     assert text.count(line) == 1
@@ -203,7 +131,7 @@ def test_the_unit_tests_find_a_leak(folder: Folder, tmp_path: Path) -> None:
     assert code == 1 and "1 failed, 1 passed" in printed, printed
 
 
-def assert_answers(folder: Folder, address: str) -> None:
+def assert_answers(folder: Copy, address: str) -> None:
     """The client prints what is right."""
     (client,) = folder.commands("client")
     code, printed = folder.run(at(client, address))
@@ -230,15 +158,3 @@ def queries(url: str) -> float:
         families = text_string_to_metric_families(response.read().decode())
         (sample,) = (s for f in families for s in f.samples if s.name == "queries_total")
     return sample.value
-
-
-def found_in(
-    log: Path, pattern: str, process: subprocess.Popen[bytes] | None = None, *, count: int = 1
-) -> list[str]:
-    """The groups of a pattern in a growing log, as soon as it has so many."""
-    until = time.monotonic() + TIMEOUT_S
-    while len(found := re.findall(pattern, log.read_text())) < count:
-        is_running = process is None or process.poll() is None
-        assert is_running and time.monotonic() < until, log.read_text()
-        time.sleep(0.02)
-    return found
