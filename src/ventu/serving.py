@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from headrace import Application, HeadraceError, uvicorn_options
+from headrace import Application, HeadraceError, UvicornServer, uvicorn_options
 
 BACKLOG = 2048
 STOP_TIMEOUT_S = 30
@@ -74,7 +74,7 @@ class HttpServer:
         self._server.should_exit = True
 
 
-class _Server(uvicorn.Server):
+class _Server(UvicornServer):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave them alone: uvicorn would raise them anew once it has stopped."""
