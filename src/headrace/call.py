@@ -13,7 +13,7 @@ INTERNAL_ERROR = "internal_error"
 """The code of a failure that is a fault of headrace itself."""
 
 
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
+class Payload(msgspec.Struct, frozen=True):
     """One body for the model, not decoded yet.
 
     Attributes:
@@ -33,7 +33,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
     cost: float = 1.0
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
+class Call(msgspec.Struct, frozen=True):
     """One request to a model: payloads that are admitted together or not at all.
 
     Attributes:

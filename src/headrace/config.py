@@ -114,6 +114,10 @@ class Limits(Settings):
         "one batch on a replica; past it the replica counts as hung", 60.0
     )
     keep_alive_s: Annotated[float, Meta(gt=0)] = setting("an idle connection is kept open", 65.0)
+    write_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+        "how long a client may take to read each further half of the answers that wait for it",
+        30.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +167,13 @@ class ServerSettings(Settings):
         "the port to listen on; 0 takes a free one", 8000
     )
     uds: str | None = setting("a Unix socket's path to listen on, in place of host and port", None)
+    tls_cert: str | None = setting("a file with the certificate to serve HTTPS with", None)
+    tls_key: str | None = setting("a file with the certificate's key", None)
+    fast_path: bool = setting(
+        "whether predict requests go from the parser to the engine directly; false sends them"
+        " through the ASGI application, as all others",
+        True,
+    )
     executor: Literal["process", "thread", "inline", "remote"] = setting(
         "where batches run: in a worker process for each replica, on a thread for each, on the"
         " event loop's own, or in workers of other hosts that connect",

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
-from .call import INTERNAL_ERROR, Call, Failure, Outcome
+from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload
 from .card import ModelCard
 from .clock import Deadline
 from .config import Limits
-from .dialects import Dialect, Formats, Request, body_limit, too_large
-from .engine import Engine, Ticket
+from .dialects import Dialect, Formats, Request, body_limit
+from .engine import Engine, Sink, Ticket
 
 _log = logging.getLogger(__name__)
-
-Reply = Callable[[Outcome], None]
-"""Takes the one answer of a request."""
 
 
 class Endpoint:
@@ -37,22 +33,37 @@ class Endpoint:
         """The model's card."""
         return self.engine.card
 
-    def max_body_bytes(self, content_type: str | None, accept: str | None) -> int:
-        """The limit of a body, known from the headers alone, so that it is checked before memory.
+    def negotiate(self, content_type: str | None, accept: str | None) -> Formats:
+        """The media types of a request and its answer, known from the headers alone.
 
         Raises:
             UnsupportedMediaType, NotAcceptable: The body need not be read at all.
         """
-        formats = self.dialect.negotiate(self.card, content_type, accept)
+        return self.dialect.negotiate(self.card, content_type, accept)
+
+    def max_body_bytes(self, formats: Formats) -> int:
+        """The limit of a body, so that it is checked before memory is taken."""
         return body_limit(formats, self._limits)
 
-    def submit(self, request: Request, deadline: Deadline, reply: Reply) -> Ticket | None:
-        """Ask the model; `reply` is called once, with the answer or a failure.
+    def submit(
+        self,
+        body: bytes,
+        formats: Formats,
+        deadline: Deadline,
+        sink: Sink,
+        *,
+        lenient: bool = False,
+        max_items: int | None = None,
+    ) -> Ticket | None:
+        """Ask the model; the sink is told one outcome: the answer, or a failure.
 
         Args:
-            request: What is asked.
+            body: What is asked, as it was sent.
+            formats: What `negotiate` found.
             deadline: When nobody wants the answer any more.
-            reply: Takes the answer; not called once the ticket is cancelled.
+            sink: Takes the answer; told nothing once the ticket is cancelled.
+            lenient: Whether an answer with gaps is preferred to a failure.
+            max_items: The most items that a call may have; None sets no bound.
 
         Returns:
             The ticket to cancel the request by; None if it is answered already.
@@ -61,38 +72,39 @@ class Endpoint:
             RequestError: The envelope is malformed or over a limit.
             Unavailable: The model cannot take it now.
         """
-        formats = self.dialect.negotiate(self.card, request.content_type, request.accept)
-        limit = body_limit(formats, self._limits)
-        if len(request.body) > limit:
-            raise too_large(limit)
+        if self.dialect.is_one_payload:
+            payload = Payload(body, formats.input_type, formats.output_type)
+            return self.engine.submit(Call((payload,), deadline), sink)
+        request = Request(body=body, lenient=lenient, max_items=max_items)
         payloads = self.dialect.cut(request, formats)
         if not payloads:
-            reply(self.dialect.join((), formats, lenient=request.lenient))
+            sink.part(0, self.dialect.join((), formats, lenient=lenient), True)
             return None
-        joint = _Joint(self.dialect, formats, request.lenient, len(payloads), reply)
-        return self.engine.submit(Call(payloads=payloads, deadline=deadline), joint)
+        joint = _Joint(self.dialect, formats, lenient, len(payloads), sink)
+        return self.engine.submit(Call(payloads, deadline), joint)
 
 
 class _Joint:
     """A sink that joins a call's outcomes into one answer."""
 
-    __slots__ = ("_dialect", "_formats", "_left", "_lenient", "_outcomes", "_reply")
+    __slots__ = ("_dialect", "_formats", "_left", "_lenient", "_outcomes", "_sink")
 
     def __init__(
-        self, dialect: Dialect, formats: Formats, lenient: bool, size: int, reply: Reply
+        self, dialect: Dialect, formats: Formats, lenient: bool, size: int, sink: Sink
     ) -> None:
         self._dialect = dialect
         self._formats = formats
         self._lenient = lenient
         self._outcomes: list[Outcome | None] = [None] * size
         self._left = size
-        self._reply = reply
+        self._sink = sink
 
     def part(self, index: int, outcome: Outcome, last: bool) -> None:
         self._outcomes[index] = outcome
         self._left -= last
         if not self._left:
-            self._reply(self._join([part for part in self._outcomes if part is not None]))
+            joined = self._join([part for part in self._outcomes if part is not None])
+            self._sink.part(0, joined, True)
 
     def _join(self, outcomes: list[Outcome]) -> Outcome:
         try:

@@ -38,12 +38,11 @@ class Sink(Protocol):
 class Ticket:
     """A call that was admitted."""
 
-    __slots__ = ("_engine", "_items", "_sink")
+    __slots__ = ("_engine", "_items")
 
-    def __init__(self, engine: Engine, sink: Sink) -> None:
+    def __init__(self, engine: Engine, items: list[Item]) -> None:
         self._engine = engine
-        self._items: list[Item] = []
-        self._sink = sink
+        self._items = items
 
     def cancel(self) -> None:
         """Give the call up: what waits leaves the queue at once, and the sink hears no more."""
@@ -279,17 +278,13 @@ class Engine:
         if not self._batcher.is_open:
             # The reason is for the operator: it may name paths.
             raise NotReady("the model is not ready")
-        ticket = Ticket(self, sink)
-        items, unsized = [], []
+        batching = self.card.batching
+        items = []
         for place, payload in enumerate(call.payloads):
-            key, cost = key_and_cost(self.card.batching, payload)
-            failure = None
-            if self._sizing is not None:
-                declared = msgspec.structs.replace(payload, key=key, cost=cost)
-                key, cost, failure = _size(self._sizing, declared)
+            key, cost = key_and_cost(batching, payload)
             item = Item(
                 payload,
-                ticket,
+                sink,
                 place,
                 count=payload.count,
                 cost=cost,
@@ -299,15 +294,24 @@ class Engine:
                 priority=call.priority,
                 client=call.client,
             )
-            ticket._items.append(item)
-            if failure is None:
-                items.append(item)
-            else:
-                unsized.append((item, failure))
-        self._batcher.submit(self._clock(), items)
+            items.append(item)
+        unsized = [] if self._sizing is None else self._size(self._sizing, items)
+        failed = {id(item) for item, _ in unsized}
+        sized = [item for item in items if id(item) not in failed] if failed else items
+        self._batcher.submit(self._clock(), sized)
         self._unsized += unsized
         self._pass_soon()
-        return ticket
+        return Ticket(self, items)
+
+    def _size(self, model: Model, items: list[Item]) -> list[tuple[Item, Failure]]:
+        """Let the model's own functions say key and cost; returns the items that they failed."""
+        unsized = []
+        for item in items:
+            declared = msgspec.structs.replace(item.payload, key=item.key, cost=item.cost)
+            item.key, item.cost, failure = _size(model, declared)
+            if failure is not None:
+                unsized.append((item, failure))
+        return unsized
 
     def _cancel(self, items: list[Item]) -> None:
         now = self._clock()
@@ -384,7 +388,7 @@ class Engine:
         if last:
             self.counts.items[_code_of(outcome)] += item.count
         try:
-            item.owner._sink.part(item.place, outcome, last)
+            item.owner.part(item.place, outcome, last)
         except Exception:
             _log.exception("a sink raised")
         if last:

@@ -32,7 +32,8 @@ from .engine import Engine
 from .errors import HeadraceError
 from .executors import Events, InlineExecutor
 from .http import Service
-from .http.predict import Predict
+from .http.exchange import Exchange, Headers
+from .http.predict import Plan, Predict
 from .model import Model
 from .replica import Replica
 from .targets import models_of
@@ -290,10 +291,21 @@ class Client:
     async def _send_all(
         self, requests: Sequence[tuple[str, str, bytes, Mapping[str, str]]]
     ) -> list[Response]:
-        exchanges = [_MemoryExchange(*request) for request in requests]
-        for exchange in exchanges:
-            exchange.send(self._predict)
+        exchanges = [self._send(*request) for request in requests]
         return [await exchange.response for exchange in exchanges]
+
+    def _send(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> _MemoryExchange:
+        predict = self._predict
+        place = predict.find(method, path)
+        if place is None:
+            raise ValueError(f"expected a predict route, got {path!r}")
+        named = {name.lower(): value for name, value in headers.items()}
+        exchange = _MemoryExchange(predict, predict.plan(place, method, named))
+        if not exchange.is_refused():
+            exchange.run(body)
+        return exchange
 
     def _engine(self, make: Callable[[], Model], card: ModelCard) -> Engine:
         executor = InlineExecutor(lambda: Replica(make(), self._limits), loop=self._loop)
@@ -310,32 +322,18 @@ class Client:
                 raise HeadraceError(f"{engine.card.name} did not become ready: {engine.reason}")
 
 
-class _MemoryExchange:
+class _MemoryExchange(Exchange):
     """An `Exchange` whose request and answer never leave the process."""
 
-    query = ""
+    __slots__ = ("response",)
 
-    def __init__(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.method = method
-        self.path = path
-        self.body = body
-        self.headers = {name.lower(): value for name, value in headers.items()}
-        self.received = system_clock()
+    def __init__(self, predict: Predict, plan: Plan) -> None:
+        super().__init__(predict, plan, predict.clock())
         self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
-    def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        self.response.set_result(Response(status, dict(headers), body))
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        """Nobody goes away here."""
-
-    def send(self, predict: Predict) -> None:
-        place = predict.find(self.method, self.path)
-        if place is None:
-            raise ValueError(f"expected a predict route, got {self.path!r}")
-        prediction = predict.begin(self, place)
-        if prediction is not None:
-            prediction.run()
+    def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
+        own = {"content-type": media_type, **dict(headers), "x-request-id": self.request_id}
+        self.response.set_result(Response(status, own, body))
 
 
 def _encode(item: Any) -> tuple[bytes, Mapping[str, str]]:

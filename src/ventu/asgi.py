@@ -73,6 +73,8 @@ class InferenceDialect:
         bodies: Of the service.
     """
 
+    is_one_payload = False
+
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
 

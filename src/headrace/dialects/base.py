@@ -60,7 +60,15 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """One way to ask a model over HTTP."""
+    """One way to ask a model over HTTP.
+
+    Attributes:
+        is_one_payload: Whether each body is one payload as it stands, and that payload's outcome
+            the answer as it is. Nothing is cut or joined then.
+    """
+
+    @property
+    def is_one_payload(self) -> bool: ...
 
     def negotiate(self, card: ModelCard, content_type: str | None, accept: str | None) -> Formats:
         """The media types, from the headers alone.

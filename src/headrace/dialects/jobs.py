@@ -22,6 +22,8 @@ _STATUS = {"queue_full": 429, "deadline_exceeded": 408}
 class Jobs:
     """Any `POST`; the answer has the request's own media type."""
 
+    is_one_payload = False
+
     def negotiate(self, card: ModelCard, content_type: str | None, accept: str | None) -> Formats:
         return Formats(RAW.media_type, content_type or RAW.media_type)
 

@@ -43,6 +43,8 @@ class Messages:
         service: What an error calls the service; default the model's name.
     """
 
+    is_one_payload = False
+
     def __init__(self, service: str = "") -> None:
         self._service = service
 

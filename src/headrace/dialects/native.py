@@ -13,6 +13,8 @@ from .base import Formats, Refusal, Request
 class Native:
     """`POST /models/{name}/predict`: JSON, msgpack, or for a bytes model the raw body."""
 
+    is_one_payload = True
+
     def negotiate(self, card: ModelCard, content_type: str | None, accept: str | None) -> Formats:
         read = input_type(content_type, card.reads)
         return Formats(read, output_type(accept, card.writes, read))

@@ -37,6 +37,8 @@ class V1:
     Keys of the envelope besides `instances` (such as `signature_name`) are let pass.
     """
 
+    is_one_payload = False
+
     def negotiate(self, card: ModelCard, content_type: str | None, accept: str | None) -> Formats:
         read = input_type(content_type, _TYPES)
         return Formats(read, output_type(accept, _TYPES, read))

@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..clock import Instant
 from ..dialects import too_large
 from ..errors import HeadraceError, InvalidHeader
-from .errors import SlowClient
-from .predict import Place, Predict, Prediction
+from .errors import body_is_late
+from .exchange import Exchange, Headers
+from .predict import Place, Plan, Predict
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_Reply = tuple[int, Headers, bytes]
+
 
 class ClientGone(Exception):
     """The client went away before its request was read."""
 
 
-class AsgiExchange:
+class AsgiExchange(Exchange):
     """An `Exchange` in an ASGI scope; `finish` waits for the reply and sends it."""
 
-    def __init__(self, scope: Scope, received: Instant) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query: str = scope["query_string"].decode("latin-1")
-        self.headers = headers_of(scope)
-        self.body = b""
-        self.received = received
+    __slots__ = ("_reply", "close_after")
+
+    def __init__(self, predict: Predict, plan: Plan, received: Instant) -> None:
+        super().__init__(predict, plan, received)
         self.close_after = False
-        self._close: Callable[[], None] | None = None
-        self._reply: asyncio.Future[tuple[int, Sequence[tuple[str, str]], bytes] | None] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self._reply: asyncio.Future[_Reply | None] = asyncio.get_running_loop().create_future()
 
-    def reply(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
         if not self._reply.cancelled():  # as a server does that waits no longer
-            self._reply.set_result((status, headers, body))
-        self._close = None  # it holds this exchange: no circle shall keep the body
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        self._close = callback
+            ends = (("content-type", media_type), *headers, ("x-request-id", self.request_id))
+            self._reply.set_result((status, ends, body))
 
     def client_gone(self) -> None:
-        """Tell whoever works on it that the answer has no reader."""
-        close, self._close = self._close, None
-        if close is not None:
-            close()
+        """The answer has no reader."""
+        self.abandon()
         if not self._reply.done():
             self._reply.set_result(None)
 
@@ -76,33 +68,32 @@ async def serve_prediction(
     predict: Predict, place: Place, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Serve one predict request over ASGI."""
-    exchange = AsgiExchange(scope, predict.clock())
-    prediction = predict.begin(exchange, place)
-    if prediction is None:
+    headers = headers_of(scope)
+    exchange = AsgiExchange(predict, predict.plan(place, scope["method"], headers), predict.clock())
+    if exchange.is_refused():
         # The body was not read, so the connection cannot carry another request.
-        exchange.close_after = has_body(exchange.headers)
+        exchange.close_after = has_body(headers)
     else:
-        await _read_and_run(exchange, prediction, predict, receive)
+        await _read_and_run(exchange, headers, predict.limits.body_timeout_s, receive)
     await exchange.finish(receive, send)
 
 
 async def _read_and_run(
-    exchange: AsgiExchange, prediction: Prediction, predict: Predict, receive: Receive
+    exchange: AsgiExchange, headers: Mapping[str, str], timeout_s: float, receive: Receive
 ) -> None:
     try:
-        async with asyncio.timeout(predict.limits.body_timeout_s):
-            exchange.body = await read_body(exchange.headers, receive, prediction.max_body_bytes)
+        async with asyncio.timeout(timeout_s):
+            body = await read_body(headers, receive, exchange.max_body_bytes)
     except TimeoutError:
         exchange.close_after = True
-        waited_s = predict.limits.body_timeout_s
-        prediction.fail(SlowClient(f"the body did not come within {waited_s:g} s"))
+        exchange.fail(body_is_late(timeout_s))
     except HeadraceError as error:
         exchange.close_after = True
-        prediction.fail(error)
+        exchange.fail(error)
     except ClientGone:
         exchange.client_gone()
     else:
-        prediction.run()
+        exchange.run(body)
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
@@ -134,7 +125,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
 
 
 async def send_reply(
-    send: Send, status: int, headers: Sequence[tuple[str, str]], body: bytes, *, close: bool
+    send: Send, status: int, headers: Headers, body: bytes, *, close: bool
 ) -> None:
     """Send a whole answer."""
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

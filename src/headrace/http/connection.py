@@ -1,56 +1,205 @@
-"""One client's connection: uvicorn's protocol class, and what it leaves open.
+"""One client's connection: bytes in, requests in order, answers in order, and every wait bounded.
 
-uvicorn bounds neither the size of a request's head nor the time it may take, and answers a
-malformed request before the good ones that came before it on the same connection. All that
-headrace needs of uvicorn's insides is in this file.
+An `asyncio.Protocol` over httptools' parser, which uvicorn runs. Each request is a `Turn`: those
+that `fastpath` takes go to the engine at once, all others to the ASGI application when they are
+the oldest. Answers leave in the order of their requests. docs/decisions/0012 says why this is no
+subclass of uvicorn's own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http
 import select
-from typing import Any, ClassVar
+import socket
+import urllib.parse
+from collections import deque
+from typing import Any, ClassVar, Protocol, Self
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
 
 from ..call import Failure
+from ..clock import NEVER, Instant, system_clock
 from ..config import Limits
 from ..errors import HeadraceError, RequestError, Unavailable
-from .errors import HeadTooLarge, SlowClient, error_answer
+from .errors import HeadTooLarge, error_answer, head_is_late
+from .heads import header_lines, status_line
+from .insides import CONTINUE, HIGH_WATER_BYTES, Cycle, addresses
+from .sweep import Sweep
 
 GRACE_S = 0.1
 """How long an idle connection may still bring a request when the server drains."""
 LINGER_S = 0.25
-"""How long an idle connection is read from after this side has ended it."""
+"""How long a connection is read from after this side has ended it."""
+MAX_DROPPED_BYTES = 256 * 1024
+"""What is read, and passed over, of what a client sends behind the last request."""
 MAX_AHEAD = 16
 """Requests that are read while an earlier one of their connection is not answered yet."""
+SLICE_BYTES = 4096
+"""What is parsed at once of heads: no more requests than fit into this are read beyond those."""
+PROBES_S = (0.02, 0.2, 2.0)
+"""When to look whether a client that sends no more has really gone."""
+
+# Why reading is paused
+AHEAD, CLOGGED, UNREAD = 1, 2, 4
 
 
-class Connection(HttpToolsProtocol):
-    """A connection whose requests are parsed by httptools and handed to the application."""
+class Turn(Protocol):
+    """One request of a connection, from its head to the end of its answer.
+
+    Attributes:
+        keep_alive: Whether the connection lives on after the answer.
+        is_read: Whether all of its body was read.
+    """
+
+    keep_alive: bool
+    is_read: bool
+
+    def take(self, chunk: bytes) -> None:
+        """A piece of the body."""
+
+    def complete(self) -> None:
+        """The body has come to its end."""
+
+    def begin(self) -> bool:
+        """All requests before this one are answered; whether this one is, too, at once."""
+
+    def late(self) -> None:
+        """The body did not come in time."""
+
+    def gone(self) -> None:
+        """The client went away."""
+
+
+class Head:
+    """A request's head, as it was parsed.
+
+    Attributes:
+        method: In upper case.
+        url: The target as it was sent.
+        version: Of HTTP, such as "1.1".
+        raw: Names in lower case, and values, as they were sent.
+        keep_alive: Whether the client wants to send more requests.
+        is_awaited: Whether the client waits to be told to send the body.
+    """
+
+    __slots__ = ("is_awaited", "keep_alive", "method", "raw", "url", "version")
+
+    def __init__(
+        self,
+        method: str,
+        url: bytes,
+        version: str,
+        raw: list[tuple[bytes, bytes]],
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.version = version
+        self.raw = raw
+        self.keep_alive = keep_alive
+        self.is_awaited = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in raw
+        )
+
+    def path(self) -> tuple[str, bytes, bytes]:
+        """The path, percent-decoded and as it was sent, and the query."""
+        parsed = httptools.parse_url(self.url)
+        raw: bytes = parsed.path or b""
+        path = raw.decode("ascii")
+        return urllib.parse.unquote(path) if "%" in path else path, raw, parsed.query or b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By name; those that stand twice are joined as HTTP says."""
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in self.raw:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        return headers
+
+
+class Connection(asyncio.Protocol):
+    """A connection whose requests are answered in order.
+
+    uvicorn makes the instances, of a class that `limited` has made.
+
+    Attributes:
+        limits: Of heads, bodies and waits.
+        oldest: The request that is answered next, if there is any.
+    """
 
     limits: ClassVar[Limits]
     grace_s: ClassVar[float]
     max_connections: ClassVar[int | None]
+    sweep: ClassVar[Sweep]
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+    __slots__ = (
+        "_answer_bytes",
+        "_app_state",
+        "_fault",
+        "_head_bytes",
+        "_headers",
+        "_holds",
+        "_in_head",
+        "_is_ending",
+        "_is_last",
+        "_is_refused",
+        "_is_surplus",
+        "_later",
+        "_line",
+        "_loop",
+        "_parser",
+        "_rest",
+        "_since",
+        "_unparsed_bytes",
+        "_url",
+        "config",
+        "oldest",
+        "reading",
+        "state",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.state = server_state
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is made
+        self.oldest: Turn | None = None
+        self.reading: Turn | None = None
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_event_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        # Else the parser would refuse what comes behind a request that asks to be the last.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._later: deque[Turn] | None = None
+        self._line: _Line | None = None
+        self._rest = b""
+        self._holds = 0
         self._in_head = False
         self._head_bytes = 0
-        self._headers = 0
         self._unparsed_bytes = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
         self._fault: HeadraceError | None = None
         self._is_refused = False
+        self._is_ending = False
         self._is_last = False
         self._is_surplus = False
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._current: RequestResponseCycle | None = None
+        self._since: Instant = 0.0
+        self._answer_bytes = 0
 
     @classmethod
     def limited(
         cls, limits: Limits, *, grace_s: float = GRACE_S, max_connections: int | None = None
-    ) -> type[Connection]:
+    ) -> type[Self]:
         """The class with these limits: uvicorn makes the instances.
 
         Args:
@@ -58,143 +207,529 @@ class Connection(HttpToolsProtocol):
             grace_s: How long an idle connection may still bring a request when the server drains.
             max_connections: One more is answered 503 and closed; None for any number.
         """
-        own = {"limits": limits, "grace_s": grace_s, "max_connections": max_connections}
+        own = {
+            "__slots__": (),
+            "limits": limits,
+            "grace_s": grace_s,
+            "max_connections": max_connections,
+            "sweep": Sweep(limits),
+        }
         return type(cls.__name__, (cls,), own)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        most = self.max_connections
-        self._is_surplus = most is not None and len(self.connections) > most
-        self._start_head_timer()
+    # What the transport tells
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        # uvicorn tells the newest request only; older ones have no reader either.
-        for cycle in (self._current, *(cycle for cycle, _ in self.pipeline)):
-            if cycle is not None and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's are no subclass
+        connections = self.state.connections
+        connections.add(self)
+        most = self.max_connections
+        self._is_surplus = most is not None and len(connections) > most
+        self._since = system_clock()
+        self.sweep.watch(self._loop, connections, self._since + self.limits.head_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
-            return  # nothing more of this connection counts; its answers are on their way
-        was_in_head = self._in_head
-        super().data_received(data)
-        if self._in_head and was_in_head:
-            # What has come of a header that is not whole yet.
-            self._unparsed_bytes += len(data)
-            if self._unparsed_bytes > self.limits.max_head_bytes:
-                self._refuse(_head_too_large(self.limits))
-        if self._head_timer is None and self._waits_for_head:
-            self._start_head_timer()
+            self._drop(len(data))
+        else:
+            self._parse(self._rest + data if self._rest else data)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; whether it may still read its answers."""
+        if self.oldest is None or self._is_ending:
+            return False
+        if self.reading is not None or self._in_head:
+            return False  # the rest of that request will not come
+        self._is_last = True
+        self._newest.keep_alive = False
+        self._probe(0)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state.connections.discard(self)
+        self._is_refused = True
+        oldest, later = self.oldest, self._later
+        self.oldest = self.reading = self._later = None
+        if oldest is not None:
+            oldest.gone()
+            for turn in later or ():
+                turn.gone()
+        if self._line is not None:
+            self._line.release()
+        self._parser = None  # type: ignore[assignment]  # it holds this connection
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered: no more of its requests are taken."""
+        self._since = system_clock()
+        self._answer_bytes = self.transport.get_write_buffer_size()
+        self._hold(CLOGGED)
+        self.sweep.expect(self._since + self.limits.write_timeout_s)
+
+    def resume_writing(self) -> None:
+        self._since = system_clock()
+        self._let(CLOGGED)
+        if self._line is not None:
+            self._line.release()
+        if self._rest and not self._holds:
+            self._loop.call_soon(self._go_on)
+
+    # What the server tells
 
     def shutdown(self) -> None:
         """The server drains: answer what is on its way, and close.
 
         A socket that is closed with bytes unread is reset, and its answers may be lost with it.
         """
-        if self._is_idle:
-            self._is_last = True
-            self.loop.call_later(self.grace_s, self._end)
-        else:
-            super().shutdown()
+        self._is_last = True
+        if self.oldest is None:
+            self._loop.call_later(self.grace_s, self._end_idle)
+        elif not self._in_head:
+            self._newest.keep_alive = False
 
-    def _end(self) -> None:
+    def _end_idle(self) -> None:
         """End an idle connection; what crosses that was not taken, and is not reset either."""
-        is_idle = self._is_idle and not self._in_head and not self.transport.is_closing()
-        if is_idle and not has_unread(self.transport.get_extra_info("socket").fileno()):
-            self._is_refused = True
-            self.transport.write_eof()
-            self.loop.call_later(LINGER_S, self.transport.close)
+        if self.oldest is None and not self._in_head and not self.transport.is_closing():
+            if not has_unread(self.transport.get_extra_info("socket").fileno()):
+                self.end()
+
+    # What the sweep asks
+
+    def overdue(self, now: Instant) -> Instant:
+        """End what has waited for too long; returns when to ask again at the latest."""
+        limits = self.limits
+        if self._holds & CLOGGED:
+            return self._unread_overdue(now)
+        if self.reading is not None:
+            due = self._since + limits.body_timeout_s
+            if due <= now:
+                self._since = now
+                self.reading.late()
+            return due
+        if self.oldest is not None:
+            return now + self.sweep.grain_s
+        if self._in_head or not self._has_been_used:
+            due = self._since + limits.head_timeout_s
+            if due <= now:
+                if self._in_head:
+                    self.refuse(head_is_late(limits.head_timeout_s))
+                else:
+                    self.transport.close()
+            return due
+        due = self._since + limits.keep_alive_s
+        if due <= now and not self._is_ending:
+            self.transport.close()
+        return due
+
+    def _unread_overdue(self, now: Instant) -> Instant:
+        """A client has to read half of what waits for it in each span of `write_timeout_s`."""
+        due = self._since + self.limits.write_timeout_s
+        if due > now:
+            return due
+        left = self.transport.get_write_buffer_size()
+        if left > self._answer_bytes // 2:
+            self.transport.abort()
+            return NEVER
+        self._since, self._answer_bytes = now, left
+        return now + self.limits.write_timeout_s
+
+    @property
+    def _has_been_used(self) -> bool:
+        return bool(self._url)
+
+    # Parsing
+
+    def _parse(self, data: bytes) -> None:
+        """Parse what may be read ahead, and keep the rest."""
+        was_in_head, self._rest = self._in_head, b""
+        size, at = len(data), 0
+        try:
+            if size <= SLICE_BYTES:
+                self._parser.feed_data(data)
+            else:
+                while at < size and not self._is_refused:
+                    if self._holds or self._is_far_ahead:
+                        self._rest = data[at:]
+                        break
+                    # A body goes in larger pieces: it holds no further requests.
+                    step = SLICE_BYTES if self.reading is None else 16 * SLICE_BYTES
+                    self._parser.feed_data(memoryview(data)[at : at + step])
+                    at += step
+        except httptools.HttpParserUpgrade:
+            pass  # no other protocol is spoken here: the request was answered as it stands
+        except httptools.HttpParserError:
+            self.refuse(self._fault or RequestError("expected a well-formed HTTP/1.1 request"))
+            return
+        if self._is_far_ahead:
+            self._hold(AHEAD)
+        if self._in_head:
+            self._head_goes_on(size, is_new=not was_in_head)
+        elif self.reading is not None:
+            self.sweep.expect(self._since + self.limits.body_timeout_s)
+
+    def _head_goes_on(self, size: int, *, is_new: bool) -> None:
+        """A head has come in part."""
+        if is_new:
+            if self.oldest is None:
+                self._since = system_clock()
+            self.sweep.expect(system_clock() + self.limits.head_timeout_s)
+        else:
+            # What has come of a header that is not whole yet.
+            self._unparsed_bytes += size
+            if self._unparsed_bytes > self.limits.max_head_bytes:
+                self.refuse(_head_too_large(self.limits))
+
+    def _go_on(self) -> None:
+        """Parse what was kept while the client was too far ahead."""
+        if self._rest and not self._is_refused and not self._holds:
+            self._parse(self._rest)
+
+    @property
+    def _is_far_ahead(self) -> bool:
+        return self._later is not None and len(self._later) >= MAX_AHEAD
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
         self._in_head = True
-        self._head_bytes = self._headers = self._unparsed_bytes = 0
+        self._head_bytes = self._unparsed_bytes = 0
+        self._url = b""
+        self._headers = []
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        self._url += url
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Also called for the trailers of a chunked body, which count to the head."""
-        super().on_header(name, value)
-        self._headers += 1
+        self._headers.append((name.lower(), value))
         self._count(len(name) + len(value))
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_head_timer()
-        if self._is_surplus:
-            self._fault = Unavailable(f"expected at most {self.max_connections} connections")
-            raise self._fault  # which ends the parser's work
-        super().on_headers_complete()
-        if self._is_last:
-            self.cycle.keep_alive = False
-        if 0 < len(self.pipeline) < MAX_AHEAD:
-            # uvicorn stops reading at the first request ahead, and would not notice the end.
-            self.flow.resume_reading()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(self._fault or RequestError("expected a well-formed HTTP/1.1 request"))
 
     def _count(self, size: int) -> None:
         """Add to the head; what this raises ends the parser's work, as a malformed request does."""
         self._head_bytes += size
-        if self._headers > self.limits.max_headers:
-            most = self.limits.max_headers
-            self._fault = HeadTooLarge(f"expected at most {most} headers, got more")
-        elif self._head_bytes > self.limits.max_head_bytes:
-            self._fault = _head_too_large(self.limits)
+        limits = self.limits
+        if len(self._headers) > limits.max_headers:
+            self._fault = HeadTooLarge(f"expected at most {limits.max_headers} headers, got more")
+        elif self._head_bytes > limits.max_head_bytes:
+            self._fault = _head_too_large(limits)
         if self._fault is not None:
             raise self._fault
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._current = cycle
-        super()._start_asgi_task(cycle, app)
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._is_refused:
+            return
+        if self._is_surplus:
+            self._fault = Unavailable(f"expected at most {self.max_connections} connections")
+            raise self._fault
+        parser = self._parser
+        version = parser.get_http_version()
+        head = Head(
+            parser.get_method().decode("ascii"),
+            self._url,
+            version,
+            self._headers,
+            version != "1.0" and parser.should_keep_alive() and not self._is_last,
+        )
+        if self.oldest is not None and not self._newest.keep_alive:
+            self._is_refused = True  # it comes behind the last one that will be answered
+            return
+        self._since = system_clock()
+        self.take_turn(head)
 
-    @property
-    def _is_idle(self) -> bool:
-        return self._current is None or self._current.response_complete
+    def take_turn(self, head: Head) -> None:
+        """Answer a request when its turn comes."""
+        self.queue(AsgiTurn(self, head))
 
-    @property
-    def _waits_for_head(self) -> bool:
-        """Whether a head is due; while none has begun, the keep-alive timer may run instead."""
-        return self._in_head or (self._is_idle and self.timeout_keep_alive_task is None)
-
-    def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._head_is_late)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if not self._is_idle:
-            self._start_head_timer()  # the answers that are due go first
-        elif self._in_head:
-            waited_s = self.limits.head_timeout_s
-            self._refuse(SlowClient(f"the headers did not come within {waited_s:g} s"))
+    def queue(self, turn: Turn) -> None:
+        """A request begins; it is answered after those before it."""
+        self.reading = turn
+        if self.oldest is None:
+            self.oldest = turn
+            if turn.begin():
+                self.answered()
+        elif self._later is None:
+            self._later = deque((turn,))
         else:
-            self.transport.close()
+            self._later.append(turn)
 
-    def _refuse(self, error: HeadraceError) -> None:
+    def on_body(self, body: bytes) -> None:
+        if self.reading is not None:
+            self.reading.take(body)
+
+    def on_message_complete(self) -> None:
+        turn, self.reading = self.reading, None
+        if turn is not None:
+            turn.is_read = True
+            turn.complete()
+
+    # Answers
+
+    @property
+    def _newest(self) -> Turn:
+        assert self.oldest is not None
+        return self._later[-1] if self._later else self.oldest
+
+    def answered(self) -> None:
+        """The oldest request was answered: on to the next."""
+        turn = self.oldest
+        assert turn is not None
+        while True:
+            if not turn.keep_alive or (self._is_refused and not self._later):
+                self._drop_later()
+                self.end()
+                return
+            if not self._later:
+                break
+            self.oldest = turn = self._later.popleft()
+            if not turn.begin():
+                self._read_on()
+                return
+        self.oldest = self._later = None
+        self._since = system_clock()
+        if self._is_last and not self._in_head:
+            self.end()
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._holds and not self._is_far_ahead:
+            self._let(AHEAD | UNREAD)
+        if self._rest:
+            self._loop.call_soon(self._go_on)
+
+    def _drop_later(self) -> None:
+        later, self._later, self.oldest = self._later, None, None
+        for turn in later or ():
+            turn.gone()
+
+    def refuse(self, error: HeadraceError) -> None:
         """Answer what cannot be served, after the requests before it, and close."""
         self._is_refused = True
-        current = self._current
-        if current is not None and not current.response_complete:
-            if self.pipeline and self.pipeline[0][0].more_body:
-                self.pipeline.popleft()  # it is the body of this one that is malformed
-            newest = self.pipeline[0][0] if self.pipeline else current
-            if not newest.more_body:
-                newest.keep_alive = False
+        reading, self.reading = self.reading, None
+        if reading is not None and not reading.is_read:
+            # It is the body of this one that is malformed.
+            if reading is self.oldest:
+                reading.gone()
+                self.oldest = None
+            elif self._later and self._later[-1] is reading:
+                reading.gone()
+                self._later.pop()
+        if self.oldest is not None:
+            refusal = Refused(self, whole_answer(error))
+            if self._later is None:
+                self._later = deque()
+            self._later.append(refusal)
+        elif not self.transport.is_closing():
+            self.transport.write(whole_answer(error))
+            self.end()
+
+    def end(self) -> None:
+        """Send what was written, and the end; what the client still sends is read and dropped.
+
+        A socket that is closed with bytes unread is reset, and the answer may be lost with it.
+        """
+        self._is_refused = self._is_ending = True
+        self.reading = None
+        transport = self.transport
+        if transport.is_closing():
+            return
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._loop.call_later(LINGER_S, transport.close)
+
+    def _drop(self, size: int) -> None:
+        """Pass over what comes behind the last request that is answered, for a while."""
+        self._unparsed_bytes += size
+        if self._unparsed_bytes > MAX_DROPPED_BYTES:
+            self._hold(UNREAD)
+
+    # Waits
+
+    def _hold(self, why: int) -> None:
+        if not self._holds and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._holds |= why
+
+    def _let(self, why: int) -> None:
+        if self._holds & why:
+            self._holds &= ~why
+            if not self._holds and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _probe(self, number: int) -> None:
+        """Find out whether a client that sends no more still reads.
+
+        The two look the same until something is sent: then a socket that was closed says so. An
+        interim answer is what HTTP has for that.
+        """
+        turn, transport = self.oldest, self.transport
+        if turn is None or transport.is_closing():
+            return
+        if number == 0:
+            if not getattr(turn, "may_probe", False):
                 return
-        if not self.transport.is_closing():
-            self.transport.write(_whole_answer(error))
-            self.transport.close()
+            transport.write(CONTINUE)
+        else:
+            sock = transport.get_extra_info("socket")
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                transport.abort()
+                return
+        if number < len(PROBES_S):
+            self._loop.call_later(PROBES_S[number], self._probe, number + 1)
+
+    # For turns of the ASGI application
+
+    def line(self) -> _Line:
+        """This connection as an ASGI application's cycle sees it."""
+        if self._line is None:
+            self._line = _Line(self)
+        return self._line
+
+    def scope(self, head: Head) -> dict[str, Any]:
+        """A request's ASGI scope."""
+        server, client, scheme = addresses(self.transport)
+        path, raw_path, query = head.path()
+        root_path = self.config.root_path
+        return {
+            "type": "http",
+            "asgi": {"version": self.config.asgi_version, "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": server,
+            "client": client,
+            "scheme": scheme,
+            "root_path": root_path,
+            "headers": head.raw,
+            "state": self._app_state.copy(),
+            "method": head.method,
+            "path": root_path + path,
+            "raw_path": root_path.encode("ascii") + raw_path,
+            "query_string": query,
+        }
+
+
+class Refused:
+    """The turn of what is no request."""
+
+    may_probe = False
+
+    def __init__(self, connection: Connection, answer: bytes) -> None:
+        self.keep_alive = False
+        self.is_read = True
+        self._connection = connection
+        self._answer = answer
+
+    def take(self, chunk: bytes) -> None:
+        """It has no body."""
+
+    def complete(self) -> None:
+        """Nor its end."""
+
+    def begin(self) -> bool:
+        self._connection.transport.write(self._answer)
+        return True
+
+    def late(self) -> None:
+        """It waits for nothing."""
+
+    def gone(self) -> None:
+        """It holds nothing."""
+
+
+class AsgiTurn:
+    """A request that the ASGI application answers.
+
+    Args:
+        connection: Whose.
+        head: Of the request.
+    """
+
+    may_probe = False
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self.is_read = False
+        self._connection = connection
+        self._cycle = Cycle(
+            connection.config,
+            connection.state,
+            connection.scope(head),
+            line=connection.line(),
+            keep_alive=head.keep_alive,
+            is_awaited=head.is_awaited,
+            on_answered=self._answered,
+        )
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._cycle.keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self._cycle.keep_alive = value
+
+    def take(self, chunk: bytes) -> None:
+        if not self._cycle.answered and self._cycle.take(chunk) > HIGH_WATER_BYTES:
+            self._connection.line().pause_reading()
+
+    def complete(self) -> None:
+        self._cycle.complete()
+
+    def begin(self) -> bool:
+        self._cycle.start()
+        return False
+
+    def late(self) -> None:
+        """The application has its own deadline, unless it never wanted the body."""
+        if self._cycle.answered:
+            self._connection.end()
+
+    def gone(self) -> None:
+        self._cycle.gone()
+
+    def _answered(self) -> None:
+        if self._connection.oldest is self:
+            self._connection.answered()
+
+
+class _Line:
+    """A connection as an ASGI application's cycle sees it: `insides.Line`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._writable = asyncio.Event()
+        self.release()
+
+    @property
+    def write_paused(self) -> bool:
+        is_clogged = bool(self._connection._holds & CLOGGED)
+        if is_clogged:
+            self._writable.clear()
+        return is_clogged
+
+    def write(self, data: bytes) -> None:
+        self._connection.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._connection._is_ending or self._connection.transport.is_closing()
+
+    def close(self) -> None:
+        """Once the answer is complete, `Connection.answered` ends it; before, it is cut off."""
+        connection = self._connection
+        turn = connection.oldest
+        if not (isinstance(turn, AsgiTurn) and turn._cycle.answered):
+            connection.transport.close()
+
+    def pause_reading(self) -> None:
+        self._connection._hold(UNREAD)
+
+    def resume_reading(self) -> None:
+        self._connection._let(UNREAD)
+
+    async def drain(self) -> None:
+        await self._writable.wait()
+
+    def release(self) -> None:
+        """Writing may go on, or has become meaningless."""
+        self._writable.set()
 
 
 def has_unread(fd: int) -> bool:
@@ -208,9 +743,8 @@ def _head_too_large(limits: Limits) -> HeadTooLarge:
     return HeadTooLarge(f"expected headers of at most {limits.max_head_bytes} bytes, got more")
 
 
-def _whole_answer(error: HeadraceError) -> bytes:
+def whole_answer(error: HeadraceError) -> bytes:
+    """An error as an answer that ends its connection."""
     status, headers, body = error_answer(Failure.of(error))
     headers += [("content-length", str(len(body))), ("connection", "close")]
-    lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return f"{status_line(status)}{header_lines(headers)}\r\n".encode() + body

@@ -40,6 +40,16 @@ class HeadTooLarge(RequestError):
     code = "head_too_large"
 
 
+def body_is_late(waited_s: float) -> SlowClient:
+    """The error of a body that did not come in time."""
+    return SlowClient(f"the body did not come within {waited_s:g} s")
+
+
+def head_is_late(waited_s: float) -> SlowClient:
+    """The error of a head that did not come in time."""
+    return SlowClient(f"the headers did not come within {waited_s:g} s")
+
+
 STATUS: Mapping[str, int] = {
     "bad_request": 400,
     "malformed": 400,

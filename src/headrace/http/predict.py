@@ -1,21 +1,22 @@
-"""The data plane: predict requests from their head to their answer, over any `Exchange`."""
+"""The predict routes, and what a request's head decides before its body is read."""
 
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import re
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ..call import INTERNAL_ERROR, Failure, Outcome, Value
-from ..clock import Clock, Deadline
+import msgspec
+
+from ..card import ModelCard
+from ..clock import Clock
 from ..config import Limits
-from ..dialects import MESSAGES, NATIVE, V1_DIALECT, Dialect, Request
+from ..dialects import MESSAGES, NATIVE, V1_DIALECT, Dialect, Formats
 from ..endpoint import Endpoint
-from ..engine import Engine, Ticket
+from ..engine import Engine
 from ..errors import (
     HeadraceError,
     InvalidHeader,
@@ -26,10 +27,7 @@ from ..errors import (
 )
 from ..logs import RateLimit
 from ..metrics import HttpCounts
-from .errors import Headers, HeadTooLarge, MethodNotAllowed, error_answer
-from .exchange import Exchange
-
-_log = logging.getLogger("headrace.requests")
+from .errors import HeadTooLarge, MethodNotAllowed
 
 ROUTES: Mapping[str, Dialect] = {
     "/predict": NATIVE,
@@ -60,11 +58,42 @@ class Place(NamedTuple):
     endpoint: Endpoint | None
 
 
+class Plan(msgspec.Struct, eq=False):
+    """What the head of a predict request decides.
+
+    Attributes:
+        route: The pattern that its path matched.
+        endpoint: Who serves it, if anybody does.
+        generation: Of the routes by which that was found.
+        card: The model's, by which the formats were found.
+        error: Why it cannot be served; then nothing below means anything.
+        request_id: The client's own, where it gave one that can be echoed.
+        timeout_s: From its arrival to its deadline.
+        formats: Of its body and its answer.
+        max_body_bytes: What its body may have.
+        lenient: Whether an answer with gaps is preferred to a failure.
+    """
+
+    route: str
+    endpoint: Endpoint | None
+    generation: int
+    card: ModelCard | None = None
+    error: HeadraceError | None = None
+    request_id: str | None = None
+    timeout_s: float = 0.0
+    formats: Formats = Formats("", "")
+    max_body_bytes: int = 0
+    lenient: bool = False
+
+
 class Predict:
-    """Knows the predict routes, and begins a `Prediction` for each request.
+    """Knows the predict routes, and plans what becomes of a request from its head.
 
     Attributes:
         anywhere: Where every path leads if there is a `dialect`.
+        generation: Another number whenever paths lead elsewhere.
+        id_prefix: Of the ids of requests that bring none.
+        numbers: One for each request.
 
     Args:
         limits: Of requests.
@@ -84,8 +113,9 @@ class Predict:
         self.anywhere = Place(ANY_ROUTE, None)
         self._places: dict[str, Place] = {}
         self._is_complete = False
-        self._id_prefix = secrets.token_hex(6)
-        self._ids = itertools.count(1)
+        self.generation = 0
+        self.id_prefix = f"{secrets.token_hex(6)}-"
+        self.numbers = itertools.count(1)
 
     def route(self, engines: Iterable[Engine], *, is_complete: bool) -> None:
         """Lead the predict paths to these engines, in place of those before.
@@ -105,6 +135,7 @@ class Predict:
                     path = route.replace("{name}", engine.card.name)
                     places.setdefault(path, Place(route, Endpoint(engine, dialect, self.limits)))
         self._places, self._is_complete = places, is_complete
+        self.generation += 1
 
     def unknown(self) -> HeadraceError:
         """Why a path leads to no model."""
@@ -126,144 +157,52 @@ class Predict:
                 return Place(route, None)
         return None
 
-    def begin(self, exchange: Exchange, place: Place) -> Prediction | None:
-        """Look at a request's head; None if the head alone was answered, with an error."""
-        request_id = request_id_of(exchange.headers) or f"{self._id_prefix}-{next(self._ids):x}"
-        prediction = Prediction(self, exchange, place, request_id)
+    def plan(self, place: Place, method: str, headers: Mapping[str, str]) -> Plan:
+        """What a request's head decides, or why it cannot be served.
+
+        It is the same for every request with this head, for as long as it `is_current`.
+
+        Args:
+            place: What its path leads to.
+            method: In upper case.
+            headers: By name in lower case.
+        """
+        plan = Plan(route=place.route, endpoint=place.endpoint, generation=self.generation)
+        plan.request_id = request_id_of(headers)
         try:
-            prediction.check_head()
+            self._decide(plan, method, headers)
         except HeadraceError as error:
-            prediction.fail(error)
-            return None
-        return prediction
+            plan.error = error
+        return plan
 
-
-class Prediction:
-    """One predict request: its head, its body, its ticket and its one answer.
-
-    Attributes:
-        max_body_bytes: What its body may have, known once the head is checked.
-    """
-
-    def __init__(self, predict: Predict, exchange: Exchange, place: Place, request_id: str) -> None:
-        self.max_body_bytes = 0
-        self._predict = predict
-        self._exchange = exchange
-        self._place = place
-        self._request_id = request_id
-        self._deadline: Deadline = 0.0
-        self._ticket: Ticket | None = None
-        self._done = False
-        predict.counts.in_flight += 1
-        exchange.on_close(self.abandon)
-
-    def check_head(self) -> None:
+    def _decide(self, plan: Plan, method: str, headers: Mapping[str, str]) -> None:
         """All that can be said without the body.
 
         Raises:
             HeadraceError: The request cannot be served.
         """
-        exchange, limits = self._exchange, self._predict.limits
-        headers = exchange.headers
-        endpoint = self._place.endpoint
-        check_head_size(headers, limits)
+        endpoint = plan.endpoint
+        check_head_size(headers, self.limits)
         if endpoint is None:
-            raise self._predict.unknown()
-        if exchange.method != "POST":
-            raise MethodNotAllowed(f"expected POST, got {exchange.method[:16]}")
-        self._deadline = exchange.received + timeout_of(headers, limits)
+            raise self.unknown()
+        if method != "POST":
+            raise MethodNotAllowed(f"expected POST, got {method[:16]}")
+        plan.card = endpoint.card
+        plan.timeout_s = timeout_of(headers, self.limits)
         check_content_encoding(headers)
-        self.max_body_bytes = endpoint.max_body_bytes(
-            headers.get("content-type"), headers.get("accept")
-        )
-
-    def run(self) -> None:
-        """Ask the model; the exchange's body has been read."""
-        exchange, endpoint = self._exchange, self._place.endpoint
-        assert endpoint is not None
-        headers = exchange.headers
+        plan.formats = endpoint.negotiate(headers.get("content-type"), headers.get("accept"))
+        plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
         prefer = headers.get("prefer")
-        request = Request(
-            body=exchange.body,
-            content_type=headers.get("content-type"),
-            accept=headers.get("accept"),
-            lenient=prefer is not None and _LENIENT.search(prefer) is not None,
-            max_items=self._predict.limits.max_queue_items,
+        plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
+
+    def is_current(self, plan: Plan) -> bool:
+        """Whether the same head would still decide the same."""
+        endpoint = plan.endpoint
+        return (
+            plan.generation == self.generation
+            and endpoint is not None
+            and endpoint.engine.card is plan.card
         )
-        try:
-            ticket = endpoint.submit(request, self._deadline, self._answer)
-            if not self._done:
-                self._ticket = ticket
-        except HeadraceError as error:
-            self.fail(error)
-        except Exception:
-            _log.exception("a request failed", extra={"request_id": self._request_id})
-            self._answer(Failure(code=INTERNAL_ERROR, message="headrace failed"))
-
-    def fail(self, error: HeadraceError) -> None:
-        """Answer with an error."""
-        self._answer(Failure.of(error))
-
-    def abandon(self) -> None:
-        """The client went away: nobody wants the answer."""
-        if self._done:
-            return
-        self._done = True
-        if self._ticket is not None:
-            self._ticket.cancel()
-            self._ticket = None
-        counts = self._predict.counts
-        counts.in_flight -= 1
-        counts.disconnects += 1
-
-    def _answer(self, outcome: Outcome) -> None:
-        if self._done:
-            return
-        self._done = True
-        self._ticket = None  # it holds the body, and this: no circle shall keep them
-        if isinstance(outcome, Value):
-            status, body = outcome.status, outcome.body
-            headers: Headers = [("content-type", outcome.media_type)]
-        else:
-            status, headers, body = error_answer(outcome)
-            endpoint = self._place.endpoint
-            if endpoint is not None:
-                refusal = endpoint.dialect.refuse(outcome, status, endpoint.card)
-                if refusal is not None:
-                    status, body = refusal.status, refusal.body
-                    headers[0] = ("content-type", refusal.media_type)
-            if outcome.code == MethodNotAllowed.code:
-                headers.append(("allow", "POST"))
-        headers.append(("x-request-id", self._request_id))
-        predict = self._predict
-        duration_s = predict.clock() - self._exchange.received
-        predict.counts.in_flight -= 1
-        predict.counts.answered(self._place.route, status, duration_s)
-        if not isinstance(outcome, Value):
-            self._log_failure(outcome, status, duration_s)
-        self._exchange.reply(status, headers, body)
-
-    def _log_failure(self, failure: Failure, status: int, duration_s: float) -> None:
-        """One record a failed request, but no more than a few a second for one reason."""
-        held_back = self._predict.rate_limit.admit(self._predict.clock(), failure.code)
-        if held_back is None:
-            return
-        endpoint = self._place.endpoint
-        extra = {
-            "request_id": self._request_id,
-            "model": None if endpoint is None else endpoint.card.name,
-            "route": self._place.route,
-            "status": status,
-            "code": failure.code,
-            "error": failure.message[:256],
-            "duration_s": round(duration_s, 6),
-        }
-        if failure.log is not None:
-            extra["traceback"] = failure.log
-        if held_back:
-            extra["held_back"] = held_back
-        level = logging.ERROR if status >= 500 and status != 503 else logging.WARNING
-        _log.log(level, "request failed", extra=extra)
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from ..config import Limits, ServerSettings
 from ..listener import BACKLOG
 from .app import App
 from .connection import GRACE_S, Connection, has_unread
+from .fastpath import FastConnection
+from .insides import FIRST_TESTED, FIRST_UNTESTED, is_tested
+
+_log = logging.getLogger("headrace.server")
 
 
 def uvicorn_options(
@@ -26,18 +31,29 @@ def uvicorn_options(
     connection is ended gently. For servers that are not ours; `headrace serve` has it anyway.
 
     Args:
-        limits: Of a request's head; default `Limits()`.
+        limits: Of a request's head, and of waits; default `Limits()`.
         grace_s: How long an idle connection may still bring a request when the server drains.
         max_connections: One more is answered 503, with a Retry-After; default any number.
     """
-    return {
-        "http": Connection.limited(
-            limits or Limits(), grace_s=grace_s, max_connections=max_connections
-        ),
-        "ws": "none",
-        "interface": "asgi3",
-        "server_header": False,
-    }
+    return _options(
+        Connection.limited(limits or Limits(), grace_s=grace_s, max_connections=max_connections)
+    )
+
+
+def _options(connection: type[Connection]) -> dict[str, Any]:
+    if is_tested():
+        protocol: Any = connection
+    else:
+        first, last = (".".join(map(str, numbers)) for numbers in (FIRST_TESTED, FIRST_UNTESTED))
+        _log.warning(
+            "uvicorn %s is not one that headrace was tested with (%s to before %s): its own"
+            " connections are used, which have no fast path and no limits of heads and waits",
+            uvicorn.__version__,
+            first,
+            last,
+        )
+        protocol = "httptools"
+    return {"http": protocol, "ws": "none", "interface": "asgi3", "server_header": False}
 
 
 class UvicornServer(uvicorn.Server):
@@ -66,16 +82,23 @@ class HttpServer(UvicornServer):
     """
 
     def __init__(self, app: App, settings: ServerSettings) -> None:
+        limits = settings.limits
+        if settings.fast_path:
+            options = _options(FastConnection.serving(app.predict, limits))
+        else:
+            options = uvicorn_options(limits)
         super().__init__(
             uvicorn.Config(
                 app,
-                **uvicorn_options(settings.limits),
+                **options,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=max(1, round(settings.limits.keep_alive_s)),
+                timeout_keep_alive=max(1, round(limits.keep_alive_s)),
                 # Answers come first: at drain_timeout_s the engines give up what is left.
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
             )

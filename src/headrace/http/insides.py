@@ -1,0 +1,181 @@
+"""All that headrace needs of uvicorn's insides.
+
+They are no public interface of uvicorn's, so a range of its releases is tested, each by itself
+(`scripts/uvicorns`), and pyproject.toml asks for no other. Where another one is installed all the
+same, `headrace.http.server` leaves connections to uvicorn's own class.
+
+What is relied on:
+
+- `Config(http=...)` takes a protocol class, which is called with `config`, `server_state`,
+  `app_state` and `_loop`.
+- `config` has `loaded_app`, `root_path`, `asgi_version` and `limit_concurrency`.
+- `server_state` has `connections`, `tasks`, `total_requests`, and `default_headers`, a list that is
+  replaced, not changed, once a second.
+- At a drain, `Server.shutdown` calls `shutdown()` of each in `connections`, and waits until there
+  are none, and no tasks.
+- `RequestResponseCycle` runs an ASGI application for one request over a transport and a flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import uvicorn
+
+try:
+    from uvicorn.protocols.http.flow_control import service_unavailable
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+except ImportError:  # a release that moved them is none of those that are tested
+    if not TYPE_CHECKING:
+        service_unavailable = RequestResponseCycle = None
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+FIRST_TESTED, FIRST_UNTESTED = (0, 48), (0, 55)
+"""Releases from the first of these on, before the second."""
+
+HIGH_WATER_BYTES = 64 * 1024
+"""What an ASGI application may leave unread of a body before the client is made to wait."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_log = logging.getLogger("uvicorn.error")
+_access_log = logging.getLogger("uvicorn.access")
+
+
+def is_tested(version: str = uvicorn.__version__) -> bool:
+    """Whether this uvicorn is one of those that headrace was tested with.
+
+    >>> is_tested("0.48.0"), is_tested("0.54.2"), is_tested("0.55.0"), is_tested("1.0.0")
+    (True, True, False, False)
+    """
+    if RequestResponseCycle is None:
+        return False
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    return FIRST_TESTED <= numbers < FIRST_UNTESTED
+
+
+def addresses(transport: asyncio.Transport) -> tuple[Any, Any, str]:
+    """A connection's own address, its client's, and its scheme, as an ASGI scope has them."""
+    scheme = "https" if is_ssl(transport) else "http"
+    return get_local_addr(transport), get_remote_addr(transport), scheme
+
+
+class Line(Protocol):
+    """What a cycle sees of its connection: uvicorn knows it as a transport and as a flow.
+
+    Attributes:
+        write_paused: Whether the client has not read what was written.
+    """
+
+    @property
+    def write_paused(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    def is_closing(self) -> bool: ...
+    def close(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    async def drain(self) -> None:
+        """Wait until the client has read what was written."""
+
+
+class Cycle:
+    """An ASGI application's run for one request.
+
+    Attributes:
+        body_complete: Whether all of the request's body was taken.
+
+    Args:
+        config: Of the server.
+        state: Of the server.
+        scope: Of the request.
+        line: The connection, as the cycle sees it.
+        keep_alive: Whether the connection lives on after the answer.
+        is_awaited: Whether the client waits to be told to send its body.
+        on_answered: Called when the answer is written, or given up.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        scope: Any,
+        *,
+        line: Line,
+        keep_alive: bool,
+        is_awaited: bool,
+        on_answered: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._on_answered = on_answered
+        self._cycle = RequestResponseCycle(
+            scope=scope,
+            transport=line,  # type: ignore[arg-type]  # it has what a cycle uses
+            flow=line,  # type: ignore[arg-type]
+            logger=_log,
+            access_logger=_access_log,
+            access_log=config.access_log and _access_log.hasHandlers(),
+            default_headers=state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=is_awaited,
+            keep_alive=keep_alive,
+            on_response=self._answered,
+        )
+        self.body_complete = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the whole answer was written."""
+        return self._cycle.response_complete
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection lives on after the answer."""
+        return self._cycle.keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self._cycle.keep_alive = value
+
+    def start(self) -> None:
+        """Run the application in a task."""
+        config, state = self._config, self._state
+        app: Any = config.loaded_app
+        most = config.limit_concurrency
+        if most is not None and (len(state.connections) >= most or len(state.tasks) >= most):
+            _log.warning("Exceeded concurrency limit.")
+            app = service_unavailable
+        task = asyncio.get_running_loop().create_task(self._cycle.run_asgi(app))
+        state.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def take(self, chunk: bytes) -> int:
+        """A piece of the body; returns how much the application has not read."""
+        self._cycle.body += chunk
+        self._cycle.message_event.set()
+        return len(self._cycle.body)
+
+    def complete(self) -> None:
+        """The body has come to its end."""
+        self.body_complete = True
+        self._cycle.more_body = False
+        self._cycle.message_event.set()
+
+    def gone(self) -> None:
+        """The client went away."""
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+
+    def _answered(self) -> None:
+        self._state.total_requests += 1
+        self._on_answered()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._state.tasks.discard(task)
