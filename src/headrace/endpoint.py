@@ -6,7 +6,7 @@ import logging
 
 from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload
 from .card import ModelCard
-from .clock import Deadline
+from .clock import Deadline, Instant
 from .config import Limits
 from .dialects import Dialect, Formats, Request, body_limit
 from .engine import Engine, Sink, Ticket
@@ -47,6 +47,7 @@ class Endpoint:
 
     def submit(
         self,
+        now: Instant,
         body: bytes,
         formats: Formats,
         deadline: Deadline,
@@ -58,6 +59,7 @@ class Endpoint:
         """Ask the model; the sink is told one outcome: the answer, or a failure.
 
         Args:
+            now: The instant of its arrival.
             body: What is asked, as it was sent.
             formats: What `negotiate` found.
             deadline: When nobody wants the answer any more.
@@ -74,7 +76,7 @@ class Endpoint:
         """
         if self.dialect.is_one_payload:
             payload = Payload(body, formats.input_type, formats.output_type)
-            return self.engine.submit(Call((payload,), deadline), sink)
+            return self.engine.post(now, payload, deadline, sink)
         request = Request(body=body, lenient=lenient, max_items=max_items)
         payloads = self.dialect.cut(request, formats)
         if not payloads:

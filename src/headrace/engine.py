@@ -10,13 +10,13 @@ import asyncio
 import logging
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State, key_and_cost
-from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload
+from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload, Value
 from .card import ModelCard
 from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
 from .config import Limits
@@ -35,18 +35,40 @@ class Sink(Protocol):
         """The outcome of the call's payload at `index`, or, if not `last`, a part of it."""
 
 
-class Ticket:
-    """A call that was admitted."""
-
-    __slots__ = ("_engine", "_items")
-
-    def __init__(self, engine: Engine, items: list[Item]) -> None:
-        self._engine = engine
-        self._items = items
+class Ticket(Protocol):
+    """A call that was admitted, or will be with this turn of the loop."""
 
     def cancel(self) -> None:
         """Give the call up: what waits leaves the queue at once, and the sink hears no more."""
-        self._engine._cancel(self._items)
+
+
+class Submitted(msgspec.Struct, eq=False):
+    """The ticket of a call.
+
+    Attributes:
+        engine: Whose call it is.
+        items: The call's.
+    """
+
+    engine: Engine
+    items: Sequence[Item]
+
+    def cancel(self) -> None:
+        self.engine._cancel(self.items)
+
+
+class Posted(Item, eq=False):
+    """The item of a payload that was posted, and its ticket.
+
+    Attributes:
+        engine: Whose it is.
+    """
+
+    engine: Engine | None = None
+
+    def cancel(self) -> None:
+        if self.engine is not None:
+            self.engine._cancel((self,))
 
 
 class Engine:
@@ -80,7 +102,7 @@ class Engine:
         rules: Rules | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.card = card
+        self._describe(card)
         self.counts = ModelCounts()
         self.replicas: dict[int, ReplicaStatus] = {}
         self.draining = False
@@ -100,6 +122,8 @@ class Engine:
             rules=rules,
         )
         self._unsized: list[tuple[Item, Failure]] = []
+        self._posted: list[Item] = []
+        self._has_withdrawn = False
         self._pass_due = False
         self._timer: Cancellable | None = None
         self._timer_at: Instant = NEVER
@@ -123,6 +147,31 @@ class Engine:
         except HeadraceError as error:
             self.counts.refused[error.code] += 1
             raise
+
+    def post(self, now: Instant, payload: Payload, deadline: Instant, sink: Sink) -> Ticket:
+        """Admit one payload with all others that this turn of the loop brings, at its end.
+
+        Unlike `submit` it never refuses at once: why it is not admitted is told to the sink.
+        """
+        if self._sizing is None:
+            if self._is_plain:
+                key, cost = payload.key, payload.cost
+            else:
+                key, cost = key_and_cost(self.card.batching, payload)
+            size_bytes = len(payload.body)
+            item = Posted(
+                payload, sink, 0, payload.count, cost, size_bytes, key, deadline, arrived=now
+            )
+            item.engine = self
+            self._posted.append(item)
+            if not self._pass_due:
+                self._pass_soon()
+            return item
+        try:
+            return self.submit(Call((payload,), deadline), sink)
+        except HeadraceError as error:
+            self._loop.call_soon(sink.part, 0, Failure.of(error), True)
+            return Submitted(self, ())
 
     async def ask(self, call: Call) -> list[Outcome]:
         """The outcomes of a call, in the order of its payloads; cancelling this cancels it.
@@ -191,7 +240,7 @@ class Engine:
     # For the executor (see executors.Events)
 
     def ready(self, replica: int, card: ModelCard) -> None:
-        self.card = card
+        self._describe(card)
         self.replicas[replica] = ReplicaStatus("ready")
         self._batcher.ready(self._clock(), replica)
         self._pass_soon()
@@ -215,6 +264,22 @@ class Engine:
         failed = isinstance(outcome, Failure)
         if self._batcher.part(self._clock(), batch, index, failed=failed, last=last):
             self._deliver(batch.items[index], outcome, last)
+
+    def parts(self, batch: Batch, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        answered = 0
+        for item, outcome in self._batcher.parts(self._clock(), batch, outcomes):
+            if type(outcome) is Value and outcome.status < 400:
+                answered += item.count
+            else:
+                self.counts.items[_code_of(outcome)] += item.count
+            # Its ticket holds it: no circle shall keep the body alive.
+            sink, item.owner = item.owner, None
+            try:
+                sink.part(item.place, outcome, True)
+            except Exception:
+                _log.exception("a sink raised")
+        if answered:
+            self.counts.items["ok"] += answered
 
     def set_aside(self, batch: Batch) -> None:
         if not batch.isolated:
@@ -272,6 +337,11 @@ class Engine:
 
     # Within
 
+    def _describe(self, card: ModelCard) -> None:
+        self.card = card
+        batching = card.batching
+        self._is_plain = not batching.bucket_bytes and batching.cost == "items"
+
     def _admit(self, call: Call, sink: Sink) -> Ticket:
         if self.draining:
             raise Draining("the server is shutting down")
@@ -301,7 +371,7 @@ class Engine:
         self._batcher.submit(self._clock(), sized)
         self._unsized += unsized
         self._pass_soon()
-        return Ticket(self, items)
+        return Submitted(self, items)
 
     def _size(self, model: Model, items: list[Item]) -> list[tuple[Item, Failure]]:
         """Let the model's own functions say key and cost; returns the items that they failed."""
@@ -313,11 +383,12 @@ class Engine:
                 unsized.append((item, failure))
         return unsized
 
-    def _cancel(self, items: list[Item]) -> None:
+    def _cancel(self, items: Sequence[Item]) -> None:
         now = self._clock()
         for item in items:
-            is_unsized = item.state is State.QUEUED and not item.number
-            if is_unsized or self._batcher.cancel(now, item):
+            is_outside = item.state is State.QUEUED and not item.number
+            self._has_withdrawn |= is_outside
+            if is_outside or self._batcher.cancel(now, item):
                 item.state = State.CANCELLED
                 item.owner = None
                 self.counts.items["cancelled"] += item.count
@@ -332,6 +403,8 @@ class Engine:
         """Let the batcher decide, and carry it out."""
         self._pass_due = False
         now = self._clock()
+        if self._posted:
+            self._admit_posted(now)
         actions, wake = self._batcher.tick(now)
         for action in actions:
             if isinstance(action, Run):
@@ -349,17 +422,37 @@ class Engine:
                     item.state = State.FAILED
                     self._deliver(item, failure, True)
         self._set_timer(now, wake)
-        if self._when_empty and self._batcher.empty:
+        if self._when_empty and self._batcher.empty and not self._posted:
             callbacks, self._when_empty = self._when_empty, []
             for callback in callbacks:
                 callback()
+
+    def _admit_posted(self, now: Instant) -> None:
+        """Admit what was posted in this turn, each for itself, and tell who is refused."""
+        wanted, self._posted = self._posted, []
+        if self._has_withdrawn:
+            self._has_withdrawn = False
+            wanted = [item for item in wanted if item.state is State.QUEUED]
+        if self.draining:
+            refusals: Sequence[tuple[Item, HeadraceError]] = [
+                (item, Draining("the server is shutting down")) for item in wanted
+            ]
+        elif not self._batcher.is_open:
+            # The reason is for the operator: it may name paths.
+            refusals = [(item, NotReady("the model is not ready")) for item in wanted]
+        else:
+            refusals = self._batcher.submit_each(now, wanted)
+        for item, error in refusals:
+            self.counts.refused[error.code] += 1
+            item.state = State.FAILED
+            sink, item.owner = item.owner, None
+            self._tell(sink, item.place, Failure.of(error))
 
     def _run(self, batch: Batch, now: Instant) -> None:
         counts = self.counts
         counts.batches[batch.cut.value] += 1
         counts.batch_items.observe(batch.count)
-        for item in batch.items:
-            counts.queue_s.observe(now - item.arrived)
+        counts.queue_s.observe_all([now - item.arrived for item in batch.items])
         try:
             self._executor.start(batch)
         except Exception:
@@ -369,8 +462,7 @@ class Engine:
     def _give_up(self, batch: Batch) -> None:
         """Answer what no replica has got, and give its slot back."""
         failure = Failure(code=INTERNAL_ERROR, message="the item could not be run")
-        for index in range(len(batch.items)):
-            self.part(batch, index, failure, True)
+        self.parts(batch, [(index, failure) for index in range(len(batch.items))])
         self._batcher.ended(self._clock(), batch)
         self._pass_soon()
 
@@ -387,12 +479,16 @@ class Engine:
     def _deliver(self, item: Item, outcome: Outcome, last: bool) -> None:
         if last:
             self.counts.items[_code_of(outcome)] += item.count
-        try:
-            item.owner.part(item.place, outcome, last)
-        except Exception:
-            _log.exception("a sink raised")
+        sink = item.owner
         if last:
             item.owner = None  # its ticket holds it: no circle shall keep the body alive
+        self._tell(sink, item.place, outcome, last)
+
+    def _tell(self, sink: Sink, place: int, outcome: Outcome, last: bool = True) -> None:
+        try:
+            sink.part(place, outcome, last)
+        except Exception:
+            _log.exception("a sink raised")
 
     def _set_timer(self, now: Instant, wake: Instant) -> None:
         """Set the one timer; one that is too early is left, and finds nothing to do."""

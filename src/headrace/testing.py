@@ -33,7 +33,6 @@ from .errors import HeadraceError
 from .executors import Events, InlineExecutor
 from .http import Service
 from .http.exchange import Exchange, Headers
-from .http.predict import Plan, Predict
 from .model import Model
 from .replica import Replica
 from .targets import models_of
@@ -302,7 +301,8 @@ class Client:
         if place is None:
             raise ValueError(f"expected a predict route, got {path!r}")
         named = {name.lower(): value for name, value in headers.items()}
-        exchange = _MemoryExchange(predict, predict.plan(place, method, named))
+        plan = predict.plan(place, method, named)
+        exchange = _MemoryExchange(predict, plan, predict.clock(), predict.next_number())
         if not exchange.is_refused():
             exchange.run(body)
         return exchange
@@ -325,11 +325,9 @@ class Client:
 class _MemoryExchange(Exchange):
     """An `Exchange` whose request and answer never leave the process."""
 
-    __slots__ = ("response",)
-
-    def __init__(self, predict: Predict, plan: Plan) -> None:
-        super().__init__(predict, plan, predict.clock())
-        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+    response: asyncio.Future[Response] = msgspec.field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
         own = {"content-type": media_type, **dict(headers), "x-request-id": self.request_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.batching import Batch
@@ -38,6 +39,10 @@ class Record:
 
     def part(self, batch: Batch, index: int, outcome: Outcome, last: bool) -> None:
         self._tell("part", batch.id, index, outcome, last)
+
+    def parts(self, batch: Batch, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        for index, outcome in outcomes:
+            self.part(batch, index, outcome, True)
 
     def set_aside(self, batch: Batch) -> None:
         self._tell("set_aside", batch.id)

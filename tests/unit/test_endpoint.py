@@ -29,7 +29,7 @@ class Echo(Model):
 
 class Door:
     def __init__(self, dialect: Dialect, limits: Limits | None = None) -> None:
-        clock = ManualClock()
+        self.clock = clock = ManualClock()
         self.loop = ManualLoop(clock)
         card = Replica(Echo()).card
         self.executor = ScriptedExecutor(card)
@@ -40,7 +40,7 @@ class Door:
 
     def ask(self, body: bytes, **more: Any) -> Any:
         formats = self.endpoint.negotiate(None, None)
-        return self.endpoint.submit(body, formats, NEVER, self, **more)
+        return self.endpoint.submit(self.clock(), body, formats, NEVER, self, **more)
 
     def part(self, index: int, outcome: Outcome, last: bool) -> None:
         assert (index, last) == (0, True)

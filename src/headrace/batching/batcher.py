@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
-from ..call import INTERNAL_ERROR, Failure
+from ..call import INTERNAL_ERROR, Failure, Outcome, Value
 from ..clock import NEVER, Instant
 from ..config import Batching
 from ..errors import DeadlineExceeded, HeadraceError, NotReady, ReplicaLost
@@ -117,6 +117,31 @@ class Batcher:
             self._deadlines.add(item)
         self._policy.arrived(now, count)
 
+    def submit_each(
+        self, now: Instant, items: Sequence[Item]
+    ) -> Sequence[tuple[Item, HeadraceError]]:
+        """Admit items each of which is a call of its own; returns those refused, and why.
+
+        Their instants of arrival are theirs; the errors are those that `submit` raises.
+        """
+        replicas, wait_s = self._fleet.ready_count, 0.0
+        refusals: list[tuple[Item, HeadraceError]] = []
+        if not replicas:
+            wait_s = max(self.back_at - now, 0.0)
+            late = [item for item in items if self._is_too_late(item)]
+            refusals += [(item, self._not_ready(now)) for item in late]
+            items = [item for item in items if item not in late]
+        self._expire(now)
+        item_s = self._policy.item_s / max(replicas, 1)
+        admitted, refused = self.queue.admit_each(items, item_s=item_s, wait_s=wait_s)
+        live, count = self._live, 0
+        for item in admitted:
+            live[item.number] = item
+            count += item.count
+        self._deadlines.add_all(admitted)
+        self._policy.arrived(now, count)
+        return refusals + refused if refusals else refused
+
     def cancel(self, now: Instant, item: Item) -> bool:
         """Nobody wants this item any more. False if it has ended already."""
         if item.number not in self._live:
@@ -174,7 +199,27 @@ class Batcher:
             return False
         if last:
             self._end(item, FAILED if failed else DONE)
+            item.batch = None  # no circle of references shall keep the payload
+            batch.answered += item.count
         return True
+
+    def parts(
+        self, now: Instant, batch: Batch, outcomes: Sequence[tuple[int, Outcome]]
+    ) -> list[tuple[Item, Outcome]]:
+        """A replica answered items, by their index; those that somebody still waits for."""
+        live, items = self._live, batch.items
+        wanted = []
+        answered = 0
+        for index, outcome in outcomes:
+            item = items[index]
+            if item.state is RUNNING and item.batch is batch:
+                item.state = DONE if type(outcome) is Value else FAILED
+                item.batch = None
+                del live[item.number]
+                answered += item.count
+                wanted.append((item, outcome))
+        batch.answered += answered
+        return wanted
 
     def set_aside(self, now: Instant, batch: Batch) -> None:
         """A batch's predict failed: its slot is free, its items follow in turn with others."""
@@ -188,15 +233,13 @@ class Batcher:
             return
         # A worker passes over what has expired, and may be heard before our own timer.
         self._expire(now)
-        answered = 0
-        for item in batch.items:
-            if item.state is RUNNING:
-                failure = Failure(code=INTERNAL_ERROR, message="the item was not answered")
-                self._answer(item, FAILED, failure)
-            elif item.state is DONE or item.state is FAILED:
-                answered += item.count
-            # No circle of references shall keep the payload.
-            item.batch = None
+        answered = batch.answered
+        if answered < batch.count:
+            for item in batch.items:
+                if item.state is RUNNING:
+                    failure = Failure(code=INTERNAL_ERROR, message="the item was not answered")
+                    self._answer(item, FAILED, failure)
+                item.batch = None
         is_usual = not batch.isolated and batch.cut is not Cut.SUSPECT
         if batch.started_at is not None and is_usual and answered:
             self._policy.measured(now - batch.started_at, batch.count)

@@ -115,9 +115,11 @@ class Batch:
         isolated: Whether its predict failed and its items are run in parts.
         holds_slot: Whether the replica's slot is still taken.
         overrun: Whether it was reported as past `predict_timeout_s`.
+        answered: What those of its items count as that the replica has answered.
     """
 
     __slots__ = (
+        "answered",
         "count",
         "cut",
         "cut_at",
@@ -150,3 +152,4 @@ class Batch:
         self.isolated = False
         self.holds_slot = True
         self.overrun = False
+        self.answered = 0

@@ -9,11 +9,14 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from ..clock import NEVER, Instant
-from ..errors import PayloadTooLarge, QueueFull
+from ..errors import HeadraceError, PayloadTooLarge, QueueFull
 from .item import Item
 
 LEAST_RETRY_S = 0.001
 """No refusal asks for another try sooner than this."""
+
+MAX_POPS = 8
+"""Ended items that one look at the deadlines takes away."""
 
 _COMPACT_MIN = 1024
 """Fewer entries than this are not worth a search for ended ones."""
@@ -32,7 +35,7 @@ class Bucket:
     def insert(self, item: Item) -> None:
         items = self.items
         # Nearly every item belongs at the end.
-        if items and item < items[-1]:
+        if items and item.rank <= items[-1].rank and item < items[-1]:
             bisect.insort(items, item)
         else:
             items.append(item)
@@ -60,6 +63,8 @@ class Bucket:
 
     def fitting(self, max_count: int, max_cost: float, max_bytes: float) -> int:
         """How many items from the front fit into one batch; at least one, whatever its size."""
+        if max_cost == max_bytes == math.inf and self.count == len(self.items):
+            return min(self.count, max_count)  # each counts as one
         taken = self._fitting(max_count, max_cost)
         if max_bytes == math.inf:
             return taken
@@ -128,20 +133,63 @@ class Queue:
             PayloadTooLarge: They would not fit into the empty queue.
             QueueFull: They do not fit now.
         """
-        count = size = 0
-        for item in items:
-            count += item.count
-            size += item.size_bytes
-        if self.count + count > self.max_items or self.size_bytes + size > self.max_bytes:
+        count, size = _together(items)
+        if not self._has_room(count, size):
             self._refuse(count, size, wait_s + self.count * item_s)
         for item in items:
-            self._admitted += 1
-            item.number = self._admitted
             item.arrived = now
-            start = now if item.client is None else self._start(now, item.client, item_s)
-            item.rank = start - item.priority * self._priority_step_s
-            self.insert(item)
+        self._enter(items, item_s)
         return count
+
+    def admit_each(
+        self, items: Sequence[Item], *, item_s: float, wait_s: float = 0.0
+    ) -> tuple[Sequence[Item], Sequence[tuple[Item, HeadraceError]]]:
+        """Take in each item that there is room for, as a call of its own, at its own arrival.
+
+        Args:
+            items: In the order of their arrival.
+            item_s: As in `admit`.
+            wait_s: As in `admit`.
+
+        Returns:
+            The admitted items, and the refused ones with the errors that `admit` would raise.
+        """
+        if self._has_room(*_together(items)):
+            self._enter(items, item_s)
+            return items, ()
+        admitted, refused = [], []
+        for item in items:
+            try:
+                self.admit(item.arrived, (item,), item_s=item_s, wait_s=wait_s)
+            except HeadraceError as error:
+                refused.append((item, error))
+            else:
+                admitted.append(item)
+        return admitted, refused
+
+    def _has_room(self, count: int, size: int) -> bool:
+        return self.count + count <= self.max_items and self.size_bytes + size <= self.max_bytes
+
+    def _enter(self, items: Sequence[Item], item_s: float) -> None:
+        """Give items their place in the order, and put them there."""
+        buckets, step_s, number = self.buckets, self._priority_step_s, self._admitted
+        for item in items:
+            number += 1
+            item.number = number
+            start = item.arrived
+            if item.client is not None:
+                start = self._start(start, item.client, item_s)
+            item.rank = start - item.priority * step_s
+            # As `insert`, without its call: this is what each item goes through.
+            bucket = buckets.get(item.key)
+            if bucket is None:
+                bucket = buckets[item.key] = Bucket(item.key)
+            bucket.insert(item)
+            self.count += item.count
+            self.size_bytes += item.size_bytes
+            if item.client is not None:
+                self._clients[item.client].count += item.count
+        self._admitted = number
 
     def insert(self, item: Item) -> None:
         """Put an item at its rank: a new one, or one that comes back from a lost replica."""
@@ -176,8 +224,14 @@ class Queue:
             del bucket.items[:size]
             for item in taken:
                 bucket.count -= item.count
+        count = size_bytes = 0
         for item in taken:
-            self._left(item)
+            count += item.count
+            size_bytes += item.size_bytes
+            if item.client is not None:
+                self._left_client(item.client, item.count)
+        self.count -= count
+        self.size_bytes -= size_bytes
         return taken
 
     def _refuse(self, count: int, size: int, retry_after_s: float) -> None:
@@ -197,11 +251,14 @@ class Queue:
         self.count -= item.count
         self.size_bytes -= item.size_bytes
         if item.client is not None:
-            backlog = self._clients[item.client]
-            backlog.count -= item.count
-            if not backlog.count:
-                # A client with nothing waiting is forgotten: it owes nothing.
-                del self._clients[item.client]
+            self._left_client(item.client, item.count)
+
+    def _left_client(self, client: str, count: int) -> None:
+        backlog = self._clients[client]
+        backlog.count -= count
+        if not backlog.count:
+            # A client with nothing waiting is forgotten: it owes nothing.
+            del self._clients[client]
 
 
 class _Backlog:
@@ -216,6 +273,15 @@ class _Backlog:
     def __init__(self) -> None:
         self.count = 0
         self.start: Instant = -NEVER
+
+
+def _together(items: Sequence[Item]) -> tuple[int, int]:
+    """What items count as, and their bytes."""
+    count = size = 0
+    for item in items:
+        count += item.count
+        size += item.size_bytes
+    return count, size
 
 
 class Deadlines:
@@ -234,10 +300,14 @@ class Deadlines:
         self._compact_at = _COMPACT_MIN
 
     def add(self, item: Item) -> None:
-        if item.deadline == NEVER:
-            return
-        heapq.heappush(self._heap, (item.deadline, item.number))
-        if len(self._heap) > self._compact_at:
+        self.add_all((item,))
+
+    def add_all(self, items: Sequence[Item]) -> None:
+        heap, push = self._heap, heapq.heappush
+        for item in items:
+            if item.deadline != NEVER:
+                push(heap, (item.deadline, item.number))
+        if len(heap) > self._compact_at:
             self._heap = [entry for entry in self._heap if entry[1] in self._live]
             heapq.heapify(self._heap)
             self._compact_at = max(_COMPACT_MIN, 2 * len(self._heap))
@@ -255,9 +325,16 @@ class Deadlines:
         return items
 
     def next(self) -> Instant:
-        """When the next live item expires."""
-        heap = self._heap
-        while heap and heap[0][1] not in self._live:
+        """When to look again: no item expires before, though perhaps none does then.
+
+        A look costs a few pops at most: nearly all that has ended goes when the heap is compacted.
+        """
+        heap, live = self._heap, self._live
+        if not live:
+            heap.clear()
+        for _ in range(MAX_POPS):
+            if not heap or heap[0][1] in live:
+                break
             heapq.heappop(heap)
         return heap[0][0] if heap else NEVER
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from ..batching import Batch
+from ..batching.item import RUNNING
 from ..call import Outcome, Payload
 from ..card import ModelCard
 from ..clock import NEVER, Instant
@@ -67,6 +68,9 @@ class Events(Protocol):
     def part(self, batch: Batch, index: int, outcome: Outcome, last: bool) -> None:
         """An item's outcome, or a part of it where `last` is false."""
 
+    def parts(self, batch: Batch, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """The whole outcomes of some of a batch's items, by their index."""
+
     def set_aside(self, batch: Batch) -> None:
         """A batch's predict failed: its slot is free, its items follow in turn with others."""
 
@@ -116,14 +120,13 @@ def wanted(batch: Batch) -> list[tuple[int, Payload]]:
     return [
         (index, item.payload)
         for index, item in enumerate(batch.items)
-        if item.live and item.batch is batch
+        if item.state is RUNNING and item.batch is batch
     ]
 
 
 def tell(events: Events, replica: int, report: Report[Batch]) -> None:
     """Pass a report on to the engine."""
-    for index, outcome in report.parts:
-        events.part(report.batch, index, outcome, True)
+    events.parts(report.batch, report.parts)
     if report.is_set_aside:
         events.set_aside(report.batch)
     else:

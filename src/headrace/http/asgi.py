@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from ..clock import Instant
+import msgspec
+
 from ..dialects import too_large
 from ..errors import HeadraceError, InvalidHeader
 from .errors import body_is_late
 from .exchange import Exchange, Headers
-from .predict import Place, Plan, Predict
+from .predict import Place, Predict
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -26,35 +27,38 @@ class ClientGone(Exception):
 
 
 class AsgiExchange(Exchange):
-    """An `Exchange` in an ASGI scope; `finish` waits for the reply and sends it."""
+    """An `Exchange` in an ASGI scope; `finish` waits for the reply and sends it.
 
-    __slots__ = ("_reply", "close_after")
+    Attributes:
+        close_after: Whether the connection cannot carry another request.
+        replied: The answer; None if the client went away.
+    """
 
-    def __init__(self, predict: Predict, plan: Plan, received: Instant) -> None:
-        super().__init__(predict, plan, received)
-        self.close_after = False
-        self._reply: asyncio.Future[_Reply | None] = asyncio.get_running_loop().create_future()
+    close_after: bool = False
+    replied: asyncio.Future[_Reply | None] = msgspec.field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
-        if not self._reply.cancelled():  # as a server does that waits no longer
+        if not self.replied.cancelled():  # as a server does that waits no longer
             ends = (("content-type", media_type), *headers, ("x-request-id", self.request_id))
-            self._reply.set_result((status, ends, body))
+            self.replied.set_result((status, ends, body))
 
     def client_gone(self) -> None:
         """The answer has no reader."""
         self.abandon()
-        if not self._reply.done():
-            self._reply.set_result(None)
+        if not self.replied.done():
+            self.replied.set_result(None)
 
     async def finish(self, receive: Receive, send: Send) -> None:
         """Wait for the reply, or for the client to go away, and send it."""
-        if not self._reply.done():
+        if not self.replied.done():
             watch = asyncio.ensure_future(self._watch(receive))
             try:
-                await self._reply
+                await self.replied
             finally:
                 watch.cancel()
-        reply = self._reply.result()
+        reply = self.replied.result()
         if reply is not None:
             await send_reply(send, *reply, close=self.close_after)
 
@@ -69,7 +73,8 @@ async def serve_prediction(
 ) -> None:
     """Serve one predict request over ASGI."""
     headers = headers_of(scope)
-    exchange = AsgiExchange(predict, predict.plan(place, scope["method"], headers), predict.clock())
+    plan = predict.plan(place, scope["method"], headers)
+    exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number())
     if exchange.is_refused():
         # The body was not read, so the connection cannot carry another request.
         exchange.close_after = has_body(headers)
@@ -83,7 +88,7 @@ async def _read_and_run(
 ) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            body = await read_body(headers, receive, exchange.max_body_bytes)
+            body = await read_body(headers, receive, exchange.plan.max_body_bytes)
     except TimeoutError:
         exchange.close_after = True
         exchange.fail(body_is_late(timeout_s))

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..clock import Instant
+from ..call import Outcome, Payload, Value
 from ..config import Limits
 from ..dialects import too_large
+from ..endpoint import Endpoint
 from ..errors import HeadraceError
 from .connection import GRACE_S, Connection, Head
 from .errors import body_is_late
 from .exchange import Exchange, Headers
-from .heads import ReplyHeads, header_lines
+from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
 from .predict import Plan, Predict
 
@@ -31,20 +32,43 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Memo:
-    """A head that was seen, and what it decides.
+    """A head that was seen, and what it decides; what is asked of each request, near at hand.
 
     Attributes:
         head: Its bytes, the empty line included.
+        head_bytes: How many those are.
         size: Of a whole request with this head, whose body has a fixed length.
         plan: What it decides.
+        turn: Makes the exchanges.
+        is_one_payload: Whether the body is a payload as it stands.
     """
 
-    __slots__ = ("head", "plan", "size")
+    __slots__ = (
+        "card",
+        "engine",
+        "generation",
+        "head",
+        "head_bytes",
+        "input_type",
+        "is_one_payload",
+        "output_type",
+        "plan",
+        "size",
+        "turn",
+    )
 
-    def __init__(self, head: bytes, size: int, plan: Plan) -> None:
+    def __init__(self, head: bytes, size: int, plan: Plan, endpoint: Endpoint) -> None:
         self.head = head
+        self.head_bytes = len(head)
         self.size = size
         self.plan = plan
+        self.engine = endpoint.engine
+        self.card = plan.card
+        self.generation = plan.generation
+        self.is_one_payload = endpoint.dialect.is_one_payload
+        self.input_type, self.output_type = plan.formats.input_type, plan.formats.output_type
+        is_quick = self.is_one_payload and plan.request_id is None
+        self.turn = QuickExchange if is_quick else FastExchange
 
 
 class FastConnection(Connection):
@@ -78,26 +102,37 @@ class FastConnection(Connection):
     ) -> type[FastConnection]:
         """The class that serves these predict requests; see `Connection.limited`."""
         made = cls.limited(limits, grace_s=grace_s, max_connections=max_connections)
-        made.predict, made.memos, made.heads = predict, {}, ReplyHeads()
+        made.predict, made.memos, made.heads = predict, {}, ReplyHeads(predict.id_prefix)
         return made
 
     def data_received(self, data: bytes) -> None:
         memo = self._memo
         if (
             memo is not None
+            and self.oldest is None
             and len(data) == memo.size
             and data.startswith(memo.head)
-            and self._is_between_requests
-            and (predict := self.predict).is_current(memo.plan)
+            and memo.engine.card is memo.card
+            and memo.generation == self.predict.generation
         ):
-            self.oldest = turn = FastExchange(predict, memo.plan, predict.clock(), self)
-            turn.is_read = True
-            turn.run(data[len(memo.head) :])
+            predict, plan = self.predict, memo.plan
+            now = predict.clock()
+            predict.counts.begun = number = predict.counts.begun + 1
+            self.oldest = turn = memo.turn(
+                predict, plan, now, number, is_read=True, connection=self
+            )
+            body = data[memo.head_bytes :]
+            if memo.is_one_payload:
+                payload = Payload(body, memo.input_type, memo.output_type)
+                turn.ticket = memo.engine.post(now, payload, now + plan.timeout_s, turn)
+            else:
+                turn.run(body)
             return
-        self._candidate = None
+        self._memo = None
         super().data_received(data)
-        if self._candidate is not None:
-            self._remember(data, self._candidate)
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None:
+            self._remember(data, candidate)
 
     def take_turn(self, head: Head) -> None:
         place = self.predict.find(head.method, head.path()[0]) if head.method == "POST" else None
@@ -110,10 +145,17 @@ class FastConnection(Connection):
         refusal = plan.error
         if refusal is None and int(length) > plan.max_body_bytes:
             refusal = too_large(plan.max_body_bytes)
-        turn = FastExchange(self.predict, plan, self.predict.clock(), self)
-        turn.keep_alive = head.keep_alive
-        turn.is_awaited = head.is_awaited and refusal is None
-        turn.may_probe = head.version == "1.1"
+        predict = self.predict
+        turn = FastExchange(
+            predict,
+            plan,
+            predict.clock(),
+            predict.next_number(),
+            keep_alive=head.keep_alive,
+            may_probe=head.version == "1.1",
+            is_awaited=head.is_awaited and refusal is None,
+            connection=self,
+        )
         self.queue(turn)
         if refusal is None:
             if head.keep_alive and not head.is_awaited and "content-length" in headers:
@@ -123,15 +165,23 @@ class FastConnection(Connection):
         else:
             turn.fail(refusal)
 
-    @property
-    def _is_between_requests(self) -> bool:
-        return self.oldest is None and not (self._in_head or self._is_last or self._is_refused)
+    def shutdown(self) -> None:
+        self._memo = None
+        super().shutdown()
+
+    def end(self) -> None:
+        self._memo = None
+        super().end()
+
+    def refuse(self, error: HeadraceError) -> None:
+        self._memo = None
+        super().refuse(error)
 
     def _remember(self, data: bytes, plan: Plan) -> None:
         """Remember a head, if the data was one whole request with it and nothing else."""
         length = dict(self._headers).get(b"content-length", b"")
         is_whole = self.reading is None and not self._in_head and self._later is None
-        if not is_whole or not length.isdigit():
+        if not is_whole or self._is_last or self._is_refused or not length.isdigit():
             return
         head_bytes = len(data) - int(length)
         if data.find(_HEAD_END) != head_bytes - len(_HEAD_END):
@@ -141,7 +191,9 @@ class FastConnection(Connection):
         if memo is None or not self.predict.is_current(memo.plan):
             if len(memos) >= MAX_MEMOS:
                 memos.clear()
-            memo = memos[head] = Memo(head, len(data), plan)
+            endpoint = plan.endpoint
+            assert endpoint is not None  # or it would have been refused
+            memo = memos[head] = Memo(head, len(data), plan, endpoint)
         self._memo = memo
 
 
@@ -153,62 +205,53 @@ class FastExchange(Exchange):
         is_read: Whether all of its body was read.
         is_awaited: Whether the client waits to be told to send the body.
         may_probe: Whether an interim answer may be sent before the answer.
+        connection: Whose turn it is.
+        pieces: Of the body, while it is read.
+        size: What they have together.
+        ready: The answer's head and body, while requests before it are not answered.
     """
 
-    __slots__ = (
-        "_connection",
-        "_pieces",
-        "_ready",
-        "_size",
-        "is_awaited",
-        "is_read",
-        "keep_alive",
-        "may_probe",
-    )
-
-    def __init__(
-        self, predict: Predict, plan: Plan, received: Instant, connection: FastConnection
-    ) -> None:
-        super().__init__(predict, plan, received)
-        self.keep_alive = self.may_probe = True
-        self.is_read = self.is_awaited = False
-        self._connection = connection
-        self._pieces: list[bytes] | None = None
-        self._size = 0
-        self._ready: tuple[bytes, bytes] | None = None
+    keep_alive: bool = True
+    is_read: bool = False
+    is_awaited: bool = False
+    may_probe: bool = True
+    connection: FastConnection = None  # type: ignore[assignment]  # it always is given
+    pieces: list[bytes] | None = None
+    size: int = 0
+    ready: tuple[bytes, bytes] | None = None
 
     # As a turn
 
     def begin(self) -> bool:
-        if self._ready is not None:
-            self._write(*self._ready)
+        if self.ready is not None:
+            self._write(*self.ready)
             return True
         if self.is_awaited:
-            self._connection.transport.write(CONTINUE)
+            self.connection.transport.write(CONTINUE)
         return False
 
     def take(self, chunk: bytes) -> None:
         if self.is_done:
             return
-        self._size += len(chunk)
-        if self._size > self._plan.max_body_bytes:
-            self.cut_off(too_large(self._plan.max_body_bytes))
-        elif self._pieces is None:
-            self._pieces = [chunk]
+        self.size += len(chunk)
+        if self.size > self.plan.max_body_bytes:
+            self.cut_off(too_large(self.plan.max_body_bytes))
+        elif self.pieces is None:
+            self.pieces = [chunk]
         else:
-            self._pieces.append(chunk)
+            self.pieces.append(chunk)
 
     def complete(self) -> None:
         if self.is_done:
             return
-        pieces, self._pieces = self._pieces, None
+        pieces, self.pieces = self.pieces, None
         if pieces is None:
             self.run(b"")
         else:
             self.run(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def late(self) -> None:
-        self.cut_off(body_is_late(self._predict.limits.body_timeout_s))
+        self.cut_off(body_is_late(self.predict.limits.body_timeout_s))
 
     def gone(self) -> None:
         self.abandon()
@@ -218,28 +261,57 @@ class FastExchange(Exchange):
     def cut_off(self, error: HeadraceError) -> None:
         """Answer with an error while the body is not read to its end."""
         self.keep_alive = False
-        self._pieces = None
+        self.pieces = None
         self.fail(error)
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
-        connection = self._connection
-        start = connection.heads.start(connection.state.default_headers, status, media_type)
+        connection = self.connection
+        text = first_lines(connection.state.default_headers, status, media_type)
         if headers:
-            start += header_lines(headers)
+            text += header_lines(headers)
         end = "\r\n\r\n" if self.keep_alive else "\r\nconnection: close\r\n\r\n"
-        text = f"{start}x-request-id: {self.request_id}\r\ncontent-length: {len(body)}{end}"
+        text += f"x-request-id: {self.request_id}\r\ncontent-length: {len(body)}{end}"
         head = text.encode("latin-1")
         if connection.oldest is self:
             self._write(head, body)
             connection.answered()
         else:
-            self._ready = head, body
+            self.ready = head, body
 
     def _write(self, head: bytes, body: bytes) -> None:
-        transport = self._connection.transport
+        transport = self.connection.transport
         if transport.is_closing():
             return
         if len(body) <= OWN_WRITE_BYTES:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
+
+
+class QuickExchange(FastExchange):
+    """An exchange whose request was remembered: nothing of it is unusual, and it is read whole.
+
+    Its call's ticket is its posted item, and nobody tells it anything once that is cancelled.
+    """
+
+    def part(self, index: int, outcome: Outcome, last: bool) -> None:
+        """As `answer` and `reply` together, for what nearly every outcome is."""
+        connection = self.connection
+        if type(outcome) is not Value or connection._memo is None or connection._later is not None:
+            super().part(index, outcome, last)
+            return
+        connection._since = now = self.predict.clock()
+        connection.oldest = None
+        status, media_type, body = outcome.status, outcome.media_type, outcome.body
+        self.plan.counts.answered(status, now - self.received)
+        heads = connection.heads
+        start = heads.starts.get((status, media_type))
+        if start is None or heads.defaults is not connection.state.default_headers:
+            start = heads.start(connection.state.default_headers, status, media_type)
+        size = len(body)
+        if size <= OWN_WRITE_BYTES:
+            answer = b"%b%x\r\ncontent-length: %d\r\n\r\n%b" % (start, self.number, size, body)
+            connection.transport.write(answer)
+        else:
+            head = b"%b%x\r\ncontent-length: %d\r\n\r\n" % (start, self.number, size)
+            connection.transport.writelines((head, body))

@@ -13,16 +13,21 @@ class ReplyHeads:
 
     Attributes:
         defaults: The headers of every answer, by which the present heads were made.
+        starts: All up to the request's id, by status and media type, where the id is ours.
+
+    Args:
+        id_prefix: Of the ids of requests that bring none.
     """
 
-    __slots__ = ("_starts", "defaults")
+    __slots__ = ("_id_prefix", "defaults", "starts")
 
-    def __init__(self) -> None:
+    def __init__(self, id_prefix: str) -> None:
         self.defaults: DefaultHeaders = []
-        self._starts: dict[tuple[int, str], str] = {}
+        self.starts: dict[tuple[int, str], bytes] = {}
+        self._id_prefix = id_prefix
 
-    def start(self, defaults: DefaultHeaders, status: int, media_type: str) -> str:
-        """The status line and the first headers of an answer.
+    def start(self, defaults: DefaultHeaders, status: int, media_type: str) -> bytes:
+        """Make a head up to the request's number.
 
         Args:
             defaults: The headers of every answer; another list when they have changed.
@@ -31,13 +36,17 @@ class ReplyHeads:
         """
         if defaults is not self.defaults:
             self.defaults = defaults
-            self._starts.clear()
-        start = self._starts.get((status, media_type))
-        if start is None:
-            shared = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in defaults]
-            lines = header_lines([*shared, ("content-type", media_type)])
-            start = self._starts[status, media_type] = status_line(status) + lines
+            self.starts.clear()
+        lines = first_lines(defaults, status, media_type)
+        start = f"{lines}x-request-id: {self._id_prefix}".encode("latin-1")
+        self.starts[status, media_type] = start
         return start
+
+
+def first_lines(defaults: DefaultHeaders, status: int, media_type: str) -> str:
+    """The status line, and the headers that come first."""
+    shared = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in defaults]
+    return status_line(status) + header_lines([*shared, ("content-type", media_type)])
 
 
 def status_line(status: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import secrets
@@ -26,7 +25,7 @@ from ..errors import (
     clip,
 )
 from ..logs import RateLimit
-from ..metrics import HttpCounts
+from ..metrics import HttpCounts, RouteCounts
 from .errors import HeadTooLarge, MethodNotAllowed
 
 ROUTES: Mapping[str, Dialect] = {
@@ -65,6 +64,7 @@ class Plan(msgspec.Struct, eq=False):
         route: The pattern that its path matched.
         endpoint: Who serves it, if anybody does.
         generation: Of the routes by which that was found.
+        counts: Of the route.
         card: The model's, by which the formats were found.
         error: Why it cannot be served; then nothing below means anything.
         request_id: The client's own, where it gave one that can be echoed.
@@ -77,6 +77,7 @@ class Plan(msgspec.Struct, eq=False):
     route: str
     endpoint: Endpoint | None
     generation: int
+    counts: RouteCounts
     card: ModelCard | None = None
     error: HeadraceError | None = None
     request_id: str | None = None
@@ -93,7 +94,6 @@ class Predict:
         anywhere: Where every path leads if there is a `dialect`.
         generation: Another number whenever paths lead elsewhere.
         id_prefix: Of the ids of requests that bring none.
-        numbers: One for each request.
 
     Args:
         limits: Of requests.
@@ -115,7 +115,6 @@ class Predict:
         self._is_complete = False
         self.generation = 0
         self.id_prefix = f"{secrets.token_hex(6)}-"
-        self.numbers = itertools.count(1)
 
     def route(self, engines: Iterable[Engine], *, is_complete: bool) -> None:
         """Lead the predict paths to these engines, in place of those before.
@@ -167,7 +166,8 @@ class Predict:
             method: In upper case.
             headers: By name in lower case.
         """
-        plan = Plan(route=place.route, endpoint=place.endpoint, generation=self.generation)
+        counts = self.counts.route(place.route)
+        plan = Plan(place.route, place.endpoint, self.generation, counts)
         plan.request_id = request_id_of(headers)
         try:
             self._decide(plan, method, headers)
@@ -194,6 +194,11 @@ class Predict:
         plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
+
+    def next_number(self) -> int:
+        """A number for a request that begins."""
+        self.counts.begun += 1
+        return self.counts.begun
 
     def is_current(self, plan: Plan) -> bool:
         """Whether the same head would still decide the same."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -13,27 +13,67 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the buckets of batch sizes."""
 
 
+MAX_PENDING = 256
+"""Observations that wait to be sorted into their buckets."""
+
+
 class Histogram:
-    """Observations in buckets; one observation is a bisection and three additions.
+    """Observations in buckets.
+
+    They are put aside and sorted in together: an observation is little more than an append.
 
     Args:
         bounds: Upper bounds of the buckets, included, ascending; one more bucket takes the rest.
     """
 
-    __slots__ = ("bounds", "buckets", "total")
+    __slots__ = ("_buckets", "_pending", "_total", "bounds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.buckets = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._buckets = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._pending: list[float] = []
 
     def observe(self, value: float) -> None:
-        self.buckets[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self._pending.append(value)
+        if len(self._pending) >= MAX_PENDING:
+            self._fold()
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Observe several values."""
+        self._pending += values
+        if len(self._pending) >= MAX_PENDING:
+            self._fold()
+
+    @property
+    def buckets(self) -> list[int]:
+        """How many values each bucket has."""
+        self._fold()
+        return self._buckets
+
+    @property
+    def total(self) -> float:
+        """The sum of the values."""
+        self._fold()
+        return self._total
 
     @property
     def count(self) -> int:
+        """How many values were observed."""
         return sum(self.buckets)
+
+    def _fold(self) -> None:
+        values, self._pending = self._pending, []
+        if not values:
+            return
+        values.sort()
+        below = 0
+        for place, bound in enumerate(self.bounds):
+            reached = bisect.bisect_right(values, bound, below)
+            self._buckets[place] += reached - below
+            below = reached
+        self._buckets[-1] += len(values) - below
+        self._total += sum(values)
 
 
 class ModelCounts:
@@ -67,26 +107,64 @@ class ModelCounts:
         self.wire_received_bytes = 0
 
 
+class RouteCounts:
+    """What is counted of the requests of one route.
+
+    Attributes:
+        statuses: Answered requests by status.
+        seconds: From a request's head to its answer.
+    """
+
+    __slots__ = ("seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self.seconds = Histogram(SECONDS)
+
+    def answered(self, status: int, duration_s: float) -> None:
+        """A request was answered."""
+        self.statuses[status] += 1
+        self.seconds.observe(duration_s)
+
+
 class HttpCounts:
     """What the HTTP face counts.
 
     Attributes:
-        requests: Answered requests by route and status; a route is a pattern, never a path.
-        request_s: From a predict request's head to its answer, by route.
-        in_flight: Predict requests that are read and not answered yet.
+        routes: By route, which is a pattern, never a path.
+        begun: Predict requests whose head was read.
         disconnects: Predict requests whose client went away before the answer.
     """
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, int]] = Counter()
-        self.request_s: dict[str, Histogram] = {}
-        self.in_flight = 0
+        self.routes: dict[str, RouteCounts] = {}
+        self.begun = 0
         self.disconnects = 0
 
-    def answered(self, route: str, status: int, duration_s: float) -> None:
-        """A predict request was answered."""
-        self.requests[route, status] += 1
-        histogram = self.request_s.get(route)
-        if histogram is None:
-            histogram = self.request_s[route] = Histogram(SECONDS)
-        histogram.observe(duration_s)
+    def route(self, name: str) -> RouteCounts:
+        """The counts of a route, by its pattern."""
+        counts = self.routes.get(name)
+        if counts is None:
+            counts = self.routes[name] = RouteCounts()
+        return counts
+
+    @property
+    def requests(self) -> Counter[tuple[str, int]]:
+        """Answered requests by route and status."""
+        return Counter(
+            {
+                (name, status): count
+                for name, counts in list(self.routes.items())
+                for status, count in list(counts.statuses.items())
+            }
+        )
+
+    @property
+    def request_s(self) -> dict[str, Histogram]:
+        """From a predict request's head to its answer, by route."""
+        return {name: counts.seconds for name, counts in list(self.routes.items())}
+
+    @property
+    def in_flight(self) -> int:
+        """Predict requests that are read and not answered yet."""
+        return self.begun - self.disconnects - self.requests.total()

@@ -23,8 +23,8 @@ MUTATIONS = [
     Mutation(
         "one item too many is admitted",
         "queue",
-        "if self.count + count > self.max_items or",
-        "if self.count + count > self.max_items + 1 or",
+        "return self.count + count <= self.max_items and",
+        "return self.count + count <= self.max_items + 1 and",
     ),
     Mutation(
         "bytes of a removed item are never given back",
@@ -41,15 +41,14 @@ MUTATIONS = [
     Mutation(
         "fairness is reset by each admission",
         "queue",
-        "self._clients.setdefault(item.client, _Backlog()).count += item.count",
-        "self._clients[item.client] = _Backlog()\n"
-        "            self._clients[item.client].count = item.count",
+        "self._clients[item.client].count += item.count",
+        "self._clients[item.client].count = item.count",
     ),
     Mutation(
         "a client's debt is never forgotten",
         "queue",
-        "                del self._clients[item.client]\n",
-        "                pass\n",
+        "            del self._clients[client]\n",
+        "            pass\n",
     ),
     Mutation(
         "a batch holds one item too many",
@@ -102,7 +101,8 @@ MUTATIONS = [
     Mutation(
         "who comes later goes first",
         "queue",
-        "        if items and item < items[-1]:\n            bisect.insort(items, item)",
+        "        if items and item.rank <= items[-1].rank and item < items[-1]:\n"
+        "            bisect.insort(items, item)",
         "        if items and items[-1] < item:\n            items.insert(0, item)",
     ),
     Mutation(
@@ -145,14 +145,41 @@ MUTATIONS = [
     Mutation(
         "an expired item holds its room",
         "batcher",
-        "        self._expire(now)\n        item_s =",
-        "        item_s =",
+        "        self._expire(now)\n        item_s = self._policy.item_s / max(replicas, 1)\n"
+        "        count",
+        "        item_s = self._policy.item_s / max(replicas, 1)\n        count",
+    ),
+    Mutation(
+        "an expired item holds its room for those that come by themselves",
+        "batcher",
+        "        self._expire(now)\n        item_s = self._policy.item_s / max(replicas, 1)\n"
+        "        admitted",
+        "        item_s = self._policy.item_s / max(replicas, 1)\n        admitted",
+    ),
+    Mutation(
+        "who comes by itself waits for a replica that is not expected",
+        "batcher",
+        "late = [item for item in items if self._is_too_late(item)]",
+        "late = [item for item in items if False]",
+    ),
+    Mutation(
+        "who comes by itself never expires",
+        "batcher",
+        "        self._deadlines.add_all(admitted)\n",
+        "",
+    ),
+    Mutation(
+        "an answer that nobody waits for is passed on",
+        "batcher",
+        "            if item.state is RUNNING and item.batch is batch:\n"
+        "                item.state = DONE if",
+        "            if item.number in live:\n                item.state = DONE if",
     ),
     Mutation(
         "an item without an answer is left behind",
         "batcher",
-        "            if item.state is RUNNING:\n                failure",
-        "            if item.state is RUNNING and batch.isolated:\n                failure",
+        "                if item.state is RUNNING:\n                    failure",
+        "                if item.state is RUNNING and batch.isolated:\n                    failure",
     ),
     Mutation(
         "a hopeless item takes a place",

@@ -37,6 +37,7 @@ from headrace.batching import (
     Run,
     State,
 )
+from headrace.call import Failure, Value
 from headrace.config import Batching
 from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull, Unavailable
 
@@ -342,6 +343,41 @@ class Machine(RuleBasedStateMachine):
             self.submit([(1, 1.0, 1)], key, timeout_s, 0, None, False)
         self.tick()
 
+    @precondition(lambda self: not self.is_closed)
+    @rule(
+        sizes=st.lists(st.integers(1, 3), min_size=1, max_size=6),
+        key=often("x", "y"),
+        timeout_s=often(math.inf, 0.0, 0.008, 0.02),
+        client=often(None, "a"),
+    )
+    def submit_each(self, sizes: list[int], key: str, timeout_s: float, client: str | None) -> None:
+        """Calls of one item each, all at once; they are refused one by one."""
+        deadline = self.now + timeout_s
+        items = [
+            Item(count=n, size_bytes=n, key=key, deadline=deadline, client=client, arrived=self.now)
+            for n in sizes
+        ]
+        can_wait = [item for item in items if self.model.can_wait(item)]
+        self.expire()
+        count = sum(record.item.count for record in self.model.waiting())
+        size = sum(record.item.size_bytes for record in self.model.waiting())
+        refusals = self.batcher.submit_each(self.now, items)
+        refused = {id(item): error for item, error in refusals}
+        assert len(refused) == len(refusals)
+        for item in items:
+            fits = count + item.count <= MAX_ITEMS and size + item.size_bytes <= MAX_BYTES
+            if item not in can_wait:
+                assert isinstance(refused[id(item)], NotReady)
+            elif not fits:
+                assert isinstance(refused[id(item)], QueueFull)
+            else:
+                assert id(item) not in refused
+                count, size = count + item.count, size + item.size_bytes
+                self.admitted(item)
+            if id(item) in refused:
+                self.check_retry_after(refused[id(item)])
+        self.tick()
+
     @rule(seconds=st.sampled_from([0.0001, 0.0005, 0.001, 0.003, 0.01, 0.06]))
     def pass_time(self, seconds: float) -> None:
         """Time goes by, with a tick at each instant that the batcher named, as an engine does."""
@@ -569,7 +605,11 @@ class Machine(RuleBasedStateMachine):
     def answer(self, running: Running, index: int, *, failed: bool, last: bool) -> None:
         record = running.records[index]
         wanted = record.state == RUNNING
-        told = self.batcher.part(self.now, running.batch, index, failed=failed, last=last)
+        if last and index % 2:
+            outcome = Failure(code="error", message="") if failed else Value(b"", "")
+            told = bool(self.batcher.parts(self.now, running.batch, [(index, outcome)]))
+        else:
+            told = self.batcher.part(self.now, running.batch, index, failed=failed, last=last)
         assert told is wanted
         if wanted and last:
             self.model.end(record.item.number, "failed" if failed else "done")

@@ -15,6 +15,6 @@ def test_a_value_counts_in_the_first_bucket_that_holds_it() -> None:
 def test_answers_are_counted_by_route_and_status_and_timed_by_route() -> None:
     counts = HttpCounts()
     for status, duration_s in ((200, 0.25), (200, 0.5), (422, 0.25)):
-        counts.answered("/predict", status, duration_s)
+        counts.route("/predict").answered(status, duration_s)
     assert counts.requests == {("/predict", 200): 2, ("/predict", 422): 1}
     assert (counts.request_s["/predict"].count, counts.request_s["/predict"].total) == (3, 1.0)
