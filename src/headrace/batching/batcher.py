@@ -140,7 +140,7 @@ class Batcher:
             count += item.count
         self._deadlines.add_all(admitted)
         self._policy.arrived(now, count)
-        return refusals + refused if refusals else refused
+        return [*refusals, *refused]
 
     def cancel(self, now: Instant, item: Item) -> bool:
         """Nobody wants this item any more. False if it has ended already."""
