@@ -73,7 +73,7 @@ def offline(replica: Replica, payloads: Sequence[Payload], seconds: float) -> fl
     begin = time.monotonic()
     while (now := time.monotonic()) < begin + seconds:
         batch = [(i, payloads[(at + i) % len(payloads)]) for i in range(size)]
-        isolation = replica.run(batch, lambda index, outcome: None)
+        isolation = replica.run(batch, lambda answer: None)
         assert isolation is None
         at += size
         done += size

@@ -13,7 +13,7 @@ INTERNAL_ERROR = "internal_error"
 """The code of a failure that is a fault of headrace itself."""
 
 
-class Payload(msgspec.Struct, frozen=True):
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """One body for the model, not decoded yet.
 
     Attributes:
@@ -49,7 +49,7 @@ class Call(msgspec.Struct, frozen=True):
     client: str | None = None
 
 
-class Value(msgspec.Struct, frozen=True):
+class Value(msgspec.Struct, frozen=True, gc=False):
     """An item's answer, encoded.
 
     Attributes:

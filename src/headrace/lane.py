@@ -52,7 +52,7 @@ class Lane(Generic[B]):
     def run(self, batch: B, payloads: Sequence[tuple[int, Payload]]) -> Report[B]:
         """Run the items of a batch that somebody wants."""
         parts: list[tuple[int, Outcome]] = []
-        isolation = self.replica.run(payloads, lambda i, outcome: parts.append((i, outcome)))
+        isolation = self.replica.run(payloads, parts.append)
         if isolation is not None:
             self.set_aside(batch, isolation)
         return Report(batch, parts, isolation is not None)
@@ -65,7 +65,7 @@ class Lane(Generic[B]):
         """Take the next step of an isolation."""
         batch, isolation = self._isolating.popleft()
         parts: list[tuple[int, Outcome]] = []
-        goes_on = isolation.step(lambda i, outcome: parts.append((i, outcome)))
+        goes_on = isolation.step(parts.append)
         if goes_on:
             self._isolating.append((batch, isolation))
         broken = isolation.failure.message if isolation.broken else None

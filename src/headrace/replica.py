@@ -12,10 +12,11 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from .bodies import Reader, reader_of, writer_of
 from .call import Failure, Outcome, Payload, Value
 from .card import ModelCard
 from .codecs import JSON, MSGPACK, RAW, codec_of
@@ -32,8 +33,8 @@ from .errors import (
 from .model import Model, check_attributes, description_of, name_of, signature_of
 from .schema import Schema, schema_of
 
-Emit = Callable[[int, Outcome], None]
-"""Takes an item's outcome, by the item's index in its batch."""
+Emit = Callable[[tuple[int, Outcome]], object]
+"""Takes an item's index in its batch and its outcome; such as a list's `append`."""
 
 MAX_LOG = 16 * 1024
 """Characters of an exception that are kept for the log: its begin and its end."""
@@ -53,12 +54,26 @@ _BYTES_READ = (
 )
 
 
-class Prepared(NamedTuple):
-    """An item ready for predict, with the index that names it to `emit`."""
+class Prepared:
+    """Items of a batch that are ready for predict.
 
-    place: int
-    payload: Payload
-    item: Any
+    Attributes:
+        entries: Their payloads, with the indexes that name them to `emit`.
+        items: What predict gets, in the same order.
+    """
+
+    __slots__ = ("entries", "items")
+
+    def __init__(self, entries: list[tuple[int, Payload]], items: list[Any]) -> None:
+        self.entries = entries
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def between(self, begin: int, end: int) -> Prepared:
+        """Those at the places from `begin` up to `end`."""
+        return Prepared(self.entries[begin:end], self.items[begin:end])
 
 
 class Replica:
@@ -89,6 +104,7 @@ class Replica:
         self._mark: MutableSequence[int] = [0, 0] if mark is None else mark
         self._is_loaded = False
         self._limits = limits or Limits()
+        self._readers: dict[str, Reader] = {}
         signature = signature_of(model)
         name = type(model).__qualname__
         self._request = schema_of(signature.request, where=f"{name}: request")
@@ -135,7 +151,8 @@ class Replica:
         examples = list(itertools.islice(itertools.cycle(self.card.examples), size))
         failures: list[tuple[int, Failure]] = []
 
-        def emit(index: int, outcome: Outcome) -> None:
+        def emit(answer: tuple[int, Outcome]) -> None:
+            index, outcome = answer
             if isinstance(outcome, Failure):
                 failures.append((index % len(self.card.examples), outcome))
 
@@ -194,73 +211,85 @@ class Replica:
         self.finish(prepared, outputs, emit)
         return None
 
-    def isolation(
-        self, prepared: Sequence[Prepared], error: BaseException, emit: Emit
-    ) -> Isolation | None:
+    def isolation(self, prepared: Prepared, error: BaseException, emit: Emit) -> Isolation | None:
         """What is to be done about a batch whose predict raised; None if all of it has failed."""
         if self.card.idempotent:
             return Isolation(self, prepared, error)
         fail_all(prepared, _batch_failure(error, len(prepared)), emit)
         return None
 
-    def prepare(self, payloads: Sequence[tuple[int, Payload]], emit: Emit) -> list[Prepared]:
+    def prepare(self, payloads: Sequence[tuple[int, Payload]], emit: Emit) -> Prepared:
         """Decode, validate and preprocess each payload; those that fail are emitted."""
-        prepared = []
-        preprocess, validate = self.model.preprocess, self._request.validate
-        max_depth, mark = self._limits.max_depth, self._mark
-        for place, payload in payloads:
+        entries, items = [], []
+        preprocess = _own(self.model.preprocess, Model.preprocess)
+        mark, input_type, read = self._mark, "", None
+        for entry in payloads:
+            place, payload = entry
             mark[0] = place + 1
             stage = "decode"
             try:
-                codec = codec_of(payload.input_type)
-                value = codec.decode(payload.body, max_depth=max_depth)
-                item = validate(value, json=payload.body if codec is JSON else None)
-                stage = "preprocess"
-                item = preprocess(item)
+                if read is None or payload.input_type is not input_type:
+                    input_type = payload.input_type
+                    read = self._reader(input_type)
+                item = read(payload.body)
+                if preprocess is not None:
+                    stage = "preprocess"
+                    item = preprocess(item)
             except BaseException as error:
-                emit(place, _failure(error, stage))
+                emit((place, _failure(error, stage)))
             else:
-                prepared.append(Prepared(place, payload, item))
+                entries.append(entry)
+                items.append(item)
         mark[0] = 0
-        return prepared
+        return Prepared(entries, items)
 
-    def predict(self, prepared: Sequence[Prepared]) -> Any:
+    def predict(self, prepared: Prepared) -> Any:
         """The model's outputs, whatever they are; raises what the model raises."""
         mark = self._mark
         mark[1] = 1
         try:
-            return self.model.predict([entry.item for entry in prepared])
+            return self.model.predict([*prepared.items])  # the list is the model's to change
         finally:
             mark[1] = 0
 
-    def finish(self, prepared: Sequence[Prepared], outputs: Any, emit: Emit) -> None:
+    def finish(self, prepared: Prepared, outputs: Any, emit: Emit) -> None:
         """Postprocess and encode each output."""
         try:
             each = _one_each(outputs, len(prepared))
         except BatchContractError as error:
             fail_all(prepared, Failure.of(error, log=_log_of(error)), emit)
             return
-        mark = self._mark
-        for entry, output in zip(prepared, each, strict=True):
-            mark[0] = entry.place + 1
-            emit(entry.place, self._answer(entry.payload, output))
+        postprocess = _own(self.model.postprocess, Model.postprocess)
+        nan_as_null, max_bytes = self.model.nan_as_null, self._limits.max_response_bytes
+        mark, output_type, write = self._mark, "", None
+        for (place, payload), output in zip(prepared.entries, each, strict=True):
+            mark[0] = place + 1
+            stage = "postprocess"
+            try:
+                if isinstance(output, ItemError):
+                    raise output
+                answer = output if postprocess is None else postprocess(output)
+                stage = "encode"
+                if write is None or payload.output_type is not output_type:
+                    output_type = payload.output_type
+                    write = writer_of(codec_of(output_type), nan_as_null=nan_as_null)
+                body = write(answer)
+                if len(body) > max_bytes:
+                    raise _too_large(len(body), max_bytes)
+                outcome: Outcome = Value(body, output_type)
+            except BaseException as error:
+                outcome = _failure(error, stage)
+            emit((place, outcome))
         mark[0] = 0
 
-    def _answer(self, payload: Payload, output: Any) -> Outcome:
-        stage = "postprocess"
-        try:
-            if isinstance(output, ItemError):
-                raise output
-            answer = self.model.postprocess(output)
-            stage = "encode"
-            codec = codec_of(payload.output_type)
-            body = codec.encode(answer, nan_as_null=self.model.nan_as_null)
-            if len(body) > self._limits.max_response_bytes:
-                most = self._limits.max_response_bytes
-                raise OutputError(f"expected an answer of at most {most} bytes, got {len(body)}")
-        except BaseException as error:
-            return _failure(error, stage)
-        return Value(body, payload.output_type)
+    def _reader(self, media_type: str) -> Reader:
+        """What makes items of bodies of this type."""
+        codec = codec_of(media_type)
+        reader = self._readers.get(codec.media_type)
+        if reader is None:
+            reader = reader_of(self._request, codec, max_depth=self._limits.max_depth)
+            self._readers[codec.media_type] = reader
+        return reader
 
 
 class Isolation:
@@ -275,14 +304,12 @@ class Isolation:
         broken: Whether the canary failed.
     """
 
-    def __init__(
-        self, replica: Replica, prepared: Sequence[Prepared], error: BaseException
-    ) -> None:
+    def __init__(self, replica: Replica, prepared: Prepared, error: BaseException) -> None:
         self.failure = _batch_failure(error, len(prepared))
         self.broken = False
         self._replica = replica
         self._canary_due = bool(replica.card.examples)
-        self._groups: deque[Sequence[Prepared]] = deque()
+        self._groups: deque[Prepared] = deque()
         self._halve(prepared)
 
     def step(self, emit: Emit) -> bool:
@@ -302,27 +329,33 @@ class Isolation:
                 outputs = self._replica.predict(group)
             except BaseException as error:
                 if len(group) == 1:
-                    emit(group[0].place, _failure(error, "predict"))
+                    fail_all(group, _failure(error, "predict"), emit)
                 else:
                     self._halve(group)
             else:
                 self._replica.finish(group, outputs, emit)
         return bool(self._groups)
 
-    def _halve(self, group: Sequence[Prepared]) -> None:
+    def _halve(self, group: Prepared) -> None:
         """Queue the halves of a group that failed; an item that was alone runs once more."""
         middle = (len(group) + 1) // 2
-        self._groups.extend(half for half in (group[:middle], group[middle:]) if half)
+        halves = (group.between(0, middle), group.between(middle, len(group)))
+        self._groups.extend(half for half in halves if half)
 
 
 class _Logged(Exception):
     """A model's traceback as the cause of another error."""
 
 
-def fail_all(prepared: Sequence[Prepared], failure: Failure, emit: Emit) -> None:
+def fail_all(prepared: Prepared, failure: Failure, emit: Emit) -> None:
     """Give every item the same failure."""
-    for entry in prepared:
-        emit(entry.place, failure)
+    for place, _ in prepared.entries:
+        emit((place, failure))
+
+
+def _own(method: Callable[[Any], Any], default: Any) -> Callable[[Any], Any] | None:
+    """A model's method, but for the one of `Model`, which does nothing."""
+    return None if getattr(method, "__func__", None) is default else method
 
 
 def _response_schema(annotation: Any) -> Schema | None:
@@ -341,6 +374,10 @@ def _example(item: Any, input_type: str, output_type: str, *, where: str) -> Pay
     except OutputError as error:
         raise ConfigError(f"{where}: {error}".replace("output", "example")) from None
     return Payload(body=body, input_type=input_type, output_type=output_type)
+
+
+def _too_large(size: int, most: int) -> OutputError:
+    return OutputError(f"expected an answer of at most {most} bytes, got {size}")
 
 
 def _failure(error: BaseException, stage: str) -> Failure:

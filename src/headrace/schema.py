@@ -49,6 +49,11 @@ class Schema(Protocol):
         """Whether an item is a body as it is."""
         ...
 
+    @property
+    def is_any(self) -> bool:
+        """Whether every value is an item as it is."""
+        ...
+
     def validate(self, value: Any, *, json: bytes | None = None) -> Any:
         """The item in the annotation's type.
 
@@ -104,13 +109,13 @@ class PlainSchema:
         self._annotation = annotation
         self._info = info
         self.is_bytes = isinstance(info, inspect.BytesType)
-        self._is_any = isinstance(info, inspect.AnyType)
+        self.is_any = isinstance(info, inspect.AnyType)
         self._extras = _extras_of(info, {})
         self._json_schema = _closed(msgspec.json.schema(annotation, schema_hook=_refuse_type))
 
     def validate(self, value: Any, *, json: bytes | None = None) -> Any:
         """The item in the annotation's type; see `Schema`."""
-        if self._is_any:
+        if self.is_any:
             return value
         faults = [] if self._extras is None else list(islice(self._extras(value, "$"), MAX_FAULTS))
         item = None
@@ -141,6 +146,7 @@ class PydanticSchema:
     """
 
     is_bytes = False
+    is_any = False
 
     def __init__(self, annotation: Any) -> None:
         from pydantic import TypeAdapter

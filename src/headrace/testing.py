@@ -412,10 +412,11 @@ def check(model: Any, *, limits: Limits | None = None) -> Check:
 
 def _run(replica: Replica, payloads: Sequence[Payload], where: str) -> list[Any]:
     """The decoded answers of one batch."""
-    outcomes: dict[int, Outcome] = {}
-    isolation = replica.run(list(enumerate(payloads)), outcomes.__setitem__)
+    answers: list[tuple[int, Outcome]] = []
+    isolation = replica.run(list(enumerate(payloads)), answers.append)
     if isolation is not None:
         raise CheckFailed(f"{where}: {isolation.failure.message}\n{isolation.failure.log or ''}")
+    outcomes = dict(answers)
     for index in range(len(payloads)):
         outcome = outcomes[index]
         if isinstance(outcome, Failure):

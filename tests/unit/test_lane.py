@@ -94,7 +94,7 @@ def test_one_that_fails_on_its_own_example_is_broken_until_that_passes(
 def test_a_batch_whose_predict_raised_elsewhere_is_taken_over() -> None:
     lane = lane_of()
     outcomes: list[Any] = []
-    isolation = lane.replica.run(payloads(13, 2), lambda i, outcome: outcomes.append(outcome))
+    isolation = lane.replica.run(payloads(13, 2), outcomes.append)
     assert isolation is not None and outcomes == []
     lane.set_aside("a", isolation)
     parts = [part for report in isolate(lane) for part in report.parts]

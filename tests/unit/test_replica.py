@@ -60,7 +60,8 @@ def serve(replica: Replica, payloads: Sequence[Payload]) -> list[Outcome]:
     """The outcome of each, which all have exactly one."""
     outcomes: dict[int, Outcome] = {}
 
-    def emit(index: int, outcome: Outcome) -> None:
+    def emit(answer: tuple[int, Outcome]) -> None:
+        index, outcome = answer
         assert index not in outcomes
         outcomes[index] = outcome
 
@@ -384,18 +385,18 @@ def test_a_broken_model_fails_the_batch_after_one_canary() -> None:
         raise ItemError("of one, not for all")
 
     replica = Replica(of_function(broken, examples=[1]))
-    outcomes: list[Outcome] = []
-    isolation = replica.run(
-        [(place, payload(place)) for place in range(4)], lambda _, outcome: outcomes.append(outcome)
-    )
+    answers: list[tuple[int, Outcome]] = []
+    isolation = replica.run([(place, payload(place)) for place in range(4)], answers.append)
     assert isolation is not None
     assert not isolation.broken
-    assert not outcomes
-    assert not isolation.step(lambda _, outcome: outcomes.append(outcome))
+    assert not answers
+    assert not isolation.step(answers.append)
     assert isolation.broken
-    assert not isolation.step(lambda _, outcome: outcomes.append(outcome))
+    assert not isolation.step(answers.append)
     assert calls == [4, 1]
-    assert [failure(outcome).message for outcome in outcomes] == ["the model failed in predict"] * 4
+    assert [failure(outcome).message for _, outcome in answers] == [
+        "the model failed in predict"
+    ] * 4
 
 
 def test_a_flaw_that_passes_leaves_no_failure() -> None:
@@ -608,9 +609,9 @@ class Watched(Model):
 def test_what_a_replica_is_at_is_noted_by_the_index_of_the_item() -> None:
     made = Watched()
     replica = Replica(made, mark=made.mark)
-    outcomes: dict[int, Outcome] = {}
-    replica.run([(4, payload("a")), (7, payload("b"))], outcomes.__setitem__)
-    assert sorted(outcomes) == [4, 7]
+    answers: list[tuple[int, Outcome]] = []
+    replica.run([(4, payload("a")), (7, payload("b"))], answers.append)
+    assert [index for index, _ in answers] == [4, 7]
     assert made.seen == [
         ("preprocess", 5, 0),
         ("preprocess", 8, 0),
@@ -624,9 +625,9 @@ def test_what_a_replica_is_at_is_noted_by_the_index_of_the_item() -> None:
 def test_the_canary_is_noted_as_a_predict_as_its_example_is_no_item_of_the_batch() -> None:
     made = Watched()
     replica = Replica(made, mark=made.mark)
-    isolation = replica.run([(0, payload("bad")), (1, payload("b"))], lambda *_: None)
+    isolation = replica.run([(0, payload("bad")), (1, payload("b"))], lambda _: None)
     assert isolation is not None and made.mark == [0, 0]
     made.seen.clear()
-    isolation.step(lambda *_: None)
+    isolation.step(lambda _: None)
     assert made.seen == [("preprocess", 0, 1), ("predict", 0, 1), ("postprocess", 0, 1)]
     assert made.mark == [0, 0]

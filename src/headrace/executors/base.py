@@ -16,6 +16,7 @@ from ..replica import Replica
 MakeReplica = Callable[[], Replica]
 """Makes one replica, not loaded yet."""
 
+RUNNING = State.RUNNING
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 """A broken replica tries its canary again after the first, doubled up to the last."""

@@ -26,7 +26,6 @@ from ..wire import (
     Parts,
     Ready,
     Run,
-    RunItem,
     Started,
     Stats,
 )
@@ -149,10 +148,9 @@ class Peer(asyncio.BufferedProtocol):
     def run(self, batch: Batch) -> None:
         """Give the worker a batch."""
         now = self._clock()
-        items = tuple(
-            RunItem(index, payload, _left_s(batch, index, now)) for index, payload in wanted(batch)
-        )
-        self._send(Run(batch.id, items))  # first: what cannot be sent is not the worker's
+        items = wanted(batch)
+        # First: what cannot be sent is not the worker's.
+        self._send(Run(batch.id, items, _left_s(batch, now)))
         if not self.batches:
             self._busy_since = now
         self.batches[batch.id] = batch
@@ -281,10 +279,11 @@ class Peer(asyncio.BufferedProtocol):
                 self._busy_s += self._clock() - self._busy_since
         if events is None:
             return
-        for part in message.parts:
+        more = message.more
+        for place, (index, outcome) in enumerate(message.parts):
             # An item that nobody wanted any more has no outcome.
-            if part.outcome is not None:
-                events.part(batch, part.index, part.outcome, part.last)
+            if outcome is not None:
+                events.part(batch, index, outcome, place not in more)
         if has_ended:
             events.ended(batch)
             self.owner.batch_ended(self, batch)
@@ -348,6 +347,10 @@ class SocketExecutor:
             self._metrics.ended(peer.life)
 
 
-def _left_s(batch: Batch, index: int, now: float) -> float:
-    deadline = batch.items[index].deadline
-    return NEVER if deadline == NEVER else remaining_s(deadline, now)
+def _left_s(batch: Batch, now: float) -> dict[int, float]:
+    """What is left to the items that have a deadline."""
+    return {
+        index: remaining_s(item.deadline, now)
+        for index, item in enumerate(batch.items)
+        if item.deadline != NEVER
+    }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from ..call import Failure, Value
+from ..call import Failure, Outcome, Value
 from ..errors import OutputError, ProtocolError
 from .cards import decode_cards, encode_cards
 from .frames import Chunk, Form, Frame, FrameLimits, Kind, gather
@@ -24,7 +24,6 @@ from .messages import (
     Family,
     Hello,
     Message,
-    Part,
     Parts,
     Ready,
     Run,
@@ -84,12 +83,16 @@ def encode_parts(message: Parts, limits: FrameLimits) -> tuple[Parts, list[Chunk
         return message, gather(kind, form)
     batch, parts, end = message.batch, message.parts, message.end
     if len(parts) <= 1:
-        message = Parts(batch, tuple(_without_value(part, breach) for part in parts), end)
+        without = ((index, _without_value(outcome, breach)) for index, outcome in parts)
+        message = Parts(batch, tuple(without), end)
         return message, encode(message, limits)
     middle = len(parts) // 2
-    head, chunks = encode_parts(Parts(batch, parts[:middle], End.OPEN), limits)
-    tail, more = encode_parts(Parts(batch, parts[middle:], end), limits)
-    return Parts(batch, head.parts + tail.parts, end), chunks + more
+    before = tuple(place for place in message.more if place < middle)
+    after = tuple(place - middle for place in message.more if place >= middle)
+    head, chunks = encode_parts(Parts(batch, parts[:middle], End.OPEN, before), limits)
+    tail, rest = encode_parts(Parts(batch, parts[middle:], end, after), limits)
+    still = (*head.more, *(middle + place for place in tail.more))
+    return Parts(batch, (*head.parts, *tail.parts), end, still), chunks + rest
 
 
 def decode(frame: Frame) -> Message:
@@ -129,11 +132,10 @@ def _breach(form: Form, limits: FrameLimits) -> str | None:
     return None
 
 
-def _without_value(part: Part, breach: str) -> Part:
-    if type(part.outcome) is not Value:
-        return part
-    error = OutputError(f"the output is too large to be sent: {breach}")
-    return Part(part.index, Failure.of(error))
+def _without_value(outcome: Outcome | None, breach: str) -> Outcome | None:
+    if type(outcome) is not Value:
+        return outcome
+    return Failure.of(OutputError(f"the output is too large to be sent: {breach}"))
 
 
 def _plain(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from ..errors import ConfigError, ProtocolError
 from .coding import KIND_OF, NO_LIMITS, NONCE_BYTES, decode, encode, encode_parts
 from .frames import Chunk, Frame, FrameLimits, FrameReader, Kind
 from .handshake import FrontHandshake, Handshake, WorkerHandshake, frame_limits
-from .ledger import Ledger
+from .ledger import BOOKED, Ledger
 from .messages import Cancel, Challenge, Hello, Message, Parts, Setup, Welcome
-from .states import FRONT, NEXT, WORKER, Side, State
+from .states import AFTER, FRONT, WORKER, Side, State
 
 _GREETINGS = (Challenge, Hello, Welcome)
+_LAST_GREETING = int(Kind.WELCOME)  # an enum's members are slow to compare
 
 
 class Connection:
@@ -28,7 +31,6 @@ class Connection:
         setup: On the front, what the worker needs to know.
 
     Attributes:
-        state: How far it is.
         sent_bytes: Bytes handed out to be written.
         received_bytes: Bytes taken.
 
@@ -49,11 +51,11 @@ class Connection:
             raise ConfigError("secret: expected a secret for the worker protocol, got nothing")
         if len(nonce) != NONCE_BYTES:
             raise ConfigError(f"nonce: expected {NONCE_BYTES} bytes, got {len(nonce)}")
+        self._side: Side = side
+        self._other: Side = WORKER if side == FRONT else FRONT
         self.state = State.OPENED
         self.sent_bytes = 0
         self.received_bytes = 0
-        self._side: Side = side
-        self._other: Side = WORKER if side == FRONT else FRONT
         self._nonce = nonce
         self._handshake: Handshake
         if side == FRONT:
@@ -67,6 +69,18 @@ class Connection:
         self._ledger = Ledger()
         self._outgoing: list[Chunk] = []
         self._error: ProtocolError | None = None
+
+    @property
+    def state(self) -> State:
+        """How far the connection is."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        # Looked up here, and not for each message: the hash of a state is computed in Python.
+        self._may_send = AFTER[state, self._side]
+        self._may_receive = AFTER[state, self._other]
 
     def opening(self) -> list[Chunk]:
         """What to write at once: the front's challenge."""
@@ -127,25 +141,31 @@ class Connection:
         return self._say(message)
 
     def _say(self, message: Message) -> list[Chunk]:
-        after = self._after(self._side, KIND_OF[type(message)])
+        kind = KIND_OF[type(message)]
+        after = self._may_send.get(kind) or self._refuse(self._side, kind)
         if isinstance(message, Parts):
             message, chunks = encode_parts(message, self._limits)
         else:
             chunks = encode(message, self._limits)
-        self._ledger.book(message, "local")
-        self.state = after
+        if kind in BOOKED:
+            self._ledger.book(message, "local")
+        if after is not self._state:
+            self.state = after
         self.sent_bytes += sum(map(len, chunks))
         return chunks
 
     def _take(self, frame: Frame) -> Message | None:
         """What the owner is to know of a frame."""
-        after = self._after(self._other, frame.kind)
-        if frame.kind <= Kind.WELCOME:
+        kind = frame.kind
+        after = self._may_receive.get(kind) or self._refuse(self._other, kind)
+        if kind <= _LAST_GREETING:
             return self._greet(frame, after)
         message = decode(frame)
-        self._ledger.book(message, "remote")
-        self.state = after
-        if isinstance(message, Cancel) and message.batch not in self._ledger:
+        if kind in BOOKED:
+            self._ledger.book(message, "remote")
+        if after is not self._state:
+            self.state = after
+        if type(message) is Cancel and message.batch not in self._ledger:
             return None
         return message
 
@@ -159,15 +179,12 @@ class Connection:
         self._reader.limits = step.limits
         return step.message
 
-    def _after(self, sender: Side, kind: int) -> State:
-        try:
-            return NEXT[self.state, sender, kind]
-        except KeyError:
-            name, state = Kind(kind).name.lower(), self.state.value
-            raise ProtocolError(
-                f"the {sender} may not send {name} to a connection that is {state}",
-                side="local" if sender == self._side else "remote",
-            ) from None
+    def _refuse(self, sender: Side, kind: int) -> NoReturn:
+        name, state = Kind(kind).name.lower(), self.state.value
+        raise ProtocolError(
+            f"the {sender} may not send {name} to a connection that is {state}",
+            side="local" if sender == self._side else "remote",
+        )
 
     def _refuse_after_error(self) -> None:
         if self._error is not None:

@@ -7,7 +7,7 @@ import mmap
 import struct
 from collections.abc import Container, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -53,7 +53,7 @@ class Kind(enum.IntEnum):
 KINDS: Final = range(1, 14)
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One frame as it was received; the views are into the reader's buffer."""
 
     kind: int
@@ -98,7 +98,7 @@ def payload_offsets(sizes: Sequence[int]) -> list[int]:
     return list(accumulate(map(aligned, sizes), initial=0))
 
 
-class Form(NamedTuple):
+class Form(msgspec.Struct, frozen=True, gc=False):
     """What a message puts into its frame.
 
     Attributes:
@@ -123,7 +123,7 @@ def gather(kind: int, form: Form) -> list[Chunk]:
 
     A frame without large bodies is one `bytes` object; large bodies are chunks of their own.
     """
-    header, pieces, payload_bytes = form
+    header, pieces, payload_bytes = form.header, form.pieces, form.payload_bytes
     prefix = PREFIX.pack(MAGIC, VERSION, kind, 0, len(header), payload_bytes)
     head = (prefix, header, PADDING[-(PREFIX.size + len(header)) % ALIGN])
     if payload_bytes <= OWN_CHUNK_BYTES or max(map(len, pieces)) <= OWN_CHUNK_BYTES:

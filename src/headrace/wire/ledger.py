@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Set
+from typing import Final, Literal
 
 from ..call import Value
 from ..errors import ProtocolError
-from .messages import End, Part, Parts, Run, Started
+from .frames import Kind
+from .messages import End, Parts, Run, Started
+
+BOOKED: Final = frozenset(map(int, (Kind.RUN, Kind.STARTED, Kind.PARTS)))
+"""The kinds of messages that are of batches."""
 
 
 class _Open:
@@ -56,7 +61,7 @@ class Ledger:
             raise ProtocolError(str(breach), side=side) from None
 
     def _run(self, run: Run) -> None:
-        indexes = [item.index for item in run.items]
+        indexes = [index for index, _ in run.items]
         owed = set(indexes)
         if run.batch in self._open:
             raise _Breach(f"batch {run.batch} is open already")
@@ -72,20 +77,31 @@ class Ledger:
 
     def _parts(self, message: Parts) -> None:
         batch = self._find(message.batch)
-        owed = set(batch.owed)
-        for part in message.parts:
-            if part.index not in owed:
-                raise _Breach(f"batch {message.batch} is owed no part of item {part.index}")
-            if is_last(part):
-                owed.remove(part.index)
+        parts, owed = message.parts, batch.owed
+        ended = {index for index, _ in parts}
+        # Usually each part is the only one of its item.
+        if message.more or len(ended) != len(parts) or not ended <= owed:
+            ended = self._ended(message, owed)
         if message.end is End.ENDED:
-            if owed:
-                raise _Breach(f"batch {message.batch} ended with {len(owed)} items unanswered")
+            if len(ended) != len(owed):
+                left = len(owed) - len(ended)
+                raise _Breach(f"batch {message.batch} ended with {left} items unanswered")
             del self._open[message.batch]
         elif message.end is End.SET_ASIDE:
             batch.set_aside = True
-        batch.owed = owed
+        owed -= ended
         batch.started = True
+
+    @staticmethod
+    def _ended(message: Parts, owed: Set[int]) -> set[int]:
+        """The items that have had their last part, looked at one by one."""
+        ended: set[int] = set()
+        for place, (index, outcome) in enumerate(message.parts):
+            if index not in owed or index in ended:
+                raise _Breach(f"batch {message.batch} is owed no part of item {index}")
+            if type(outcome) is not Value or place not in message.more:
+                ended.add(index)
+        return ended
 
     def _find(self, batch: int) -> _Open:
         try:
@@ -96,8 +112,3 @@ class Ledger:
 
 class _Breach(Exception):
     """Which rule a message breaks."""
-
-
-def is_last(part: Part) -> bool:
-    """Whether an item is done: a failure or a skip always ends it."""
-    return part.last or type(part.outcome) is not Value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-import math
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -71,30 +72,19 @@ class Ready(msgspec.Struct, frozen=True):
     """Worker: loaded and warm, I take batches."""
 
 
-class RunItem(msgspec.Struct, frozen=True):
-    """One item of a batch.
-
-    Attributes:
-        index: Its name within the batch.
-        payload: Its key and cost stay with the front.
-        left_s: Seconds until its deadline; infinite if it has none.
-    """
-
-    index: int
-    payload: Payload
-    left_s: float = math.inf
-
-
-class Run(msgspec.Struct, frozen=True):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """Front: run this batch after what you have.
 
     Attributes:
         batch: An id that no open batch of this connection has.
-        items: In ascending order of their indexes, which need not be contiguous.
+        items: Payloads with their names within the batch, in ascending order, which need not be
+            contiguous. Keys and costs stay with the front.
+        left_s: Seconds until their deadlines, of the items that have one.
     """
 
     batch: int
-    items: tuple[RunItem, ...]
+    items: Sequence[tuple[int, Payload]]
+    left_s: Mapping[int, float] = MappingProxyType({})
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -114,29 +104,24 @@ class End(enum.IntEnum):
     """Its predict failed: the slot is free, the rest follows in turn with other batches."""
 
 
-class Part(msgspec.Struct, frozen=True):
-    """What comes back for an item, or a part of it.
-
-    Attributes:
-        index: The item's name within the batch.
-        outcome: None for an item that was skipped, since nobody wanted it.
-        last: Whether the item is done. Only a value can be followed by more.
-    """
-
-    index: int
-    outcome: Outcome | None
-    last: bool = True
-
-
-class Parts(msgspec.Struct, frozen=True):
+class Parts(msgspec.Struct, frozen=True, gc=False):
     """Worker: outcomes of a batch's items.
 
     Values come first, then failures, then skipped items: that is their order on the wire.
+
+    Attributes:
+        batch: The batch's id.
+        parts: Outcomes with the names of their items; None for an item that was skipped, since
+            nobody wanted it.
+        end: What becomes of the batch.
+        more: Places in `parts` of values that are followed by more of the same item. Any other
+            part is its item's last.
     """
 
     batch: int
-    parts: tuple[Part, ...]
+    parts: Sequence[tuple[int, Outcome | None]]
     end: End = End.OPEN
+    more: Collection[int] = ()
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

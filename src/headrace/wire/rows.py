@@ -1,40 +1,37 @@
-"""The headers of batches: one row for each item, with the place of its body in the payload part.
+"""The headers of batches: columns, with one element for each item, and the sizes of the bodies.
 
-Lists that can be long have their longest length in their type: a decoder must not make room for
-as many elements as a few bytes claim.
+A column in which all items have the same is that one number. Lists that can be long have their
+longest length in their type: a decoder must not make room for as many elements as a few bytes
+claim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
-from ..call import Failure, Payload, Value
-from ..clock import NEVER
+from ..call import Failure, Outcome, Payload, Value
 from ..errors import ProtocolError
 from .frames import OWN_CHUNK_BYTES, PADDING, Chunk, Form
-from .messages import End, Part, Parts, Run, RunItem
+from .messages import End, Parts, Run
 
 MAX_ROWS: Final = 65536
 """The largest `max_batch_size`."""
-
-HERE: Final = 0
-"""The segment of a body that stands in the frame itself."""
 
 MAX_TEXT: Final = 16 * 1024
 """Characters of a failure's message and of its log, bytes of its details as JSON."""
 
 Count = Annotated[int, Meta(ge=0)]
+_Counts = Annotated[list[Count], Meta(max_length=MAX_ROWS)]
+_Column = Count | _Counts
 _Table = Annotated[list[str], Meta(max_length=2 * MAX_ROWS)]
 _Seconds = Annotated[float, Meta(ge=0)]
 _Status = Annotated[int, Meta(ge=400, le=599)]
 
-# index, input type, output type, count, left_s, segment, offset, length
-_RunRow = tuple[Count, Count, Count, Count, _Seconds | None, Count, Count, Count]
-# index, last, media type, segment, offset, length
-_ValueRow = tuple[Count, bool, Count, Count, Count, Count]
 # index, code, message, details as JSON, status, retry_after_s, log
 _FailureRow = tuple[Count, str, str, bytes, _Status | None, _Seconds | None, str | None]
 
@@ -42,22 +39,163 @@ _FailureRow = tuple[Count, str, str, bytes, _Status | None, _Seconds | None, str
 class _RunHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     batch: Count
     types: _Table
-    rows: Annotated[list[_RunRow], Meta(max_length=MAX_ROWS)]
+    # Where it is a number, that many items have the indexes from 0 on.
+    indexes: _Column
+    input_types: _Column
+    output_types: _Column
+    counts: _Column
+    left_s: Annotated[list[_Seconds | None], Meta(max_length=MAX_ROWS)] | None
+    sizes: _Counts
 
 
 class _PartsHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     batch: Count
     end: End
     types: _Table
-    values: Annotated[list[_ValueRow], Meta(max_length=MAX_ROWS)]
+    indexes: _Column
+    media_types: _Column
+    more: _Counts
+    sizes: _Counts
     failures: Annotated[list[_FailureRow], Meta(max_length=MAX_ROWS)]
-    skipped: Annotated[list[Count], Meta(max_length=MAX_ROWS)]
+    skipped: _Counts
 
 
 _pack = msgspec.msgpack.Encoder().encode
 _run_head = msgspec.msgpack.Decoder(_RunHead).decode
 _parts_head = msgspec.msgpack.Decoder(_PartsHead).decode
 _details = msgspec.json.Decoder(Annotated[list[dict[str, Any]], Meta(max_length=MAX_TEXT)]).decode
+
+
+def encode_run(run: Run) -> Form:
+    """What a batch puts into its frame."""
+    items, left_s = run.items, run.left_s
+    indexes, sizes = [], []
+    pieces: list[Chunk] = []
+    first = items[0][1] if items else _NOTHING
+    input_type, output_type, count = first.input_type, first.output_type, first.count
+    is_uniform = True
+    end = 0
+    for index, payload in items:
+        body = payload.body
+        size = len(body)
+        indexes.append(index)
+        sizes.append(size)
+        pieces += (body, PADDING[-size & 63])
+        end += (size + 63) & -64
+        if (
+            payload.input_type is not input_type
+            or payload.output_type is not output_type
+            or payload.count != count
+        ):
+            is_uniform = False
+    types = _Numbers()
+    columns: tuple[object, ...]
+    if is_uniform:
+        columns = (types[input_type], types[output_type], count)
+    else:
+        payloads = [payload for _, payload in items]
+        columns = (
+            _column([types[payload.input_type] for payload in payloads]),
+            _column([types[payload.output_type] for payload in payloads]),
+            _column([payload.count for payload in payloads]),
+        )
+    left = [left_s.get(index) for index in indexes] if left_s else None
+    header = (run.batch, list(types), _shortened(indexes), *columns, left, sizes)
+    return Form(_pack(header), pieces, end)
+
+
+def decode_run(header: memoryview, payload: memoryview) -> Run:
+    """A batch; its bodies are copies."""
+    head = _run_head(header)
+    bodies = _cut(payload, head.sizes)
+    size = len(bodies)
+    indexes = _indexes(head.indexes, size)
+    types = head.types
+    input_types, output_types, counts = head.input_types, head.output_types, head.counts
+    if type(input_types) is type(output_types) is type(counts) is int and size:
+        input_type, output_type = types[input_types], types[output_types]
+        payloads = [Payload(body, input_type, output_type, counts) for body in bodies]
+    else:
+        payloads = [
+            Payload(body, types[input_number], types[output_number], count)
+            for body, input_number, output_number, count in zip(
+                bodies,
+                _each(input_types, size),
+                _each(output_types, size),
+                _each(counts, size),
+                strict=True,
+            )
+        ]
+    items = tuple(zip(indexes, payloads, strict=True))
+    if head.left_s is None:
+        return Run(head.batch, items)
+    _check_length(head.left_s, size)
+    left_s = {i: left for i, left in zip(indexes, head.left_s, strict=True) if left is not None}
+    return Run(head.batch, items, left_s)
+
+
+def encode_outcomes(message: Parts) -> Form:
+    """What a batch's parts put into their frame."""
+    indexes, sizes, media_types = [], [], []
+    pieces: list[Chunk] = []
+    failures = []
+    skipped = []
+    types = _Numbers()
+    last_type, number = "", 0
+    end = 0
+    for index, outcome in message.parts:
+        if isinstance(outcome, Value):
+            body = outcome.body
+            size = len(body)
+            if outcome.media_type is not last_type or not types:
+                last_type = outcome.media_type
+                number = types[last_type]
+            indexes.append(index)
+            sizes.append(size)
+            media_types.append(number)
+            pieces += (body, PADDING[-size & 63])
+            end += (size + 63) & -64
+        elif outcome is None:
+            skipped.append(index)
+        else:
+            failures.append((index, *_settled(outcome)))
+    header = (
+        message.batch,
+        message.end.value,
+        list(types),
+        _shortened(indexes),
+        0 if len(types) <= 1 else media_types,
+        _places(message) if message.more else (),
+        sizes,
+        failures,
+        skipped,
+    )
+    return Form(_pack(header), pieces, end)
+
+
+def decode_outcomes(header: memoryview, payload: memoryview) -> Parts:
+    """A batch's parts; their bodies are copies."""
+    head = _parts_head(header)
+    bodies = _cut(payload, head.sizes)
+    size = len(bodies)
+    types, media_types = head.types, head.media_types
+    if type(media_types) is int and size:
+        media_type = types[media_types]
+        values = [Value(body, media_type) for body in bodies]
+    else:
+        each = zip(bodies, _each(media_types, size), strict=True)
+        values = [Value(body, types[number]) for body, number in each]
+    parts: list[tuple[int, Outcome | None]] = []
+    parts += zip(_indexes(head.indexes, size), values, strict=True)
+    if head.failures:
+        parts += [(row[0], _failure(row)) for row in head.failures]
+    if head.skipped:
+        parts += zip(head.skipped, repeat(None))
+    if not head.more:
+        return Parts(head.batch, tuple(parts), head.end)
+    if max(head.more) >= size:
+        raise ProtocolError(f"expected more of one of {size} values", side="remote")
+    return Parts(head.batch, tuple(parts), head.end, tuple(head.more))
 
 
 class _Numbers(dict[str, int]):
@@ -68,118 +206,74 @@ class _Numbers(dict[str, int]):
         return number
 
 
-def encode_run(run: Run) -> Form:
-    """What a batch puts into its frame."""
-    number = _Numbers()
-    rows = []
-    pieces: list[Chunk] = []
+_NOTHING: Final = Payload(body=b"", input_type="", output_type="")
+"""What a batch without items has in common."""
+
+
+def _column(numbers: list[int]) -> int | list[int]:
+    """A column, as one number if it can be."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def _shortened(indexes: list[int]) -> int | list[int]:
+    """Indexes, as their number where they are those from 0 on."""
+    size = len(indexes)
+    return indexes if indexes and (indexes[-1] != size - 1 or indexes != [*range(size)]) else size
+
+
+def _indexes(found: int | list[int], size: int) -> Sequence[int]:
+    """The indexes of so many items."""
+    if not isinstance(found, int):
+        return _check_length(found, size)
+    if found != size:
+        raise _uneven(found, size)
+    return range(size)
+
+
+def _each(column: int | list[int], size: int) -> Iterable[int]:
+    """A column's elements."""
+    return repeat(column, size) if isinstance(column, int) else _check_length(column, size)
+
+
+def _check_length(column: list[Any], size: int) -> list[Any]:
+    if len(column) != size:
+        raise _uneven(len(column), size)
+    return column
+
+
+def _uneven(found: int, size: int) -> ProtocolError:
+    return ProtocolError(f"expected a column of {size} elements, got {found}", side="remote")
+
+
+def _places(message: Parts) -> list[int]:
+    """Which of the values are followed by more of their items."""
+    is_value = [type(outcome) is Value for _, outcome in message.parts]
+    return [sum(is_value[:place]) for place in sorted(message.more) if is_value[place]]
+
+
+# Bodies stand in the order of their sizes, each at the first multiple of 64 after the one before,
+# and fill the payload part. So no two can name the same bytes, and the copies never take more
+# than was received.
+
+
+def _cut(payload: memoryview, sizes: list[int]) -> list[bytes]:
+    """Copies of the bodies."""
+    bodies = []
     end = 0
-    for item in run.items:
-        payload = item.payload
-        body = payload.body
-        size = len(body)
-        rows.append(
-            (
-                item.index,
-                number[payload.input_type],
-                number[payload.output_type],
-                payload.count,
-                None if item.left_s == NEVER else item.left_s,
-                HERE,
-                end,
-                size,
-            )
-        )
-        pieces += (body, PADDING[-size & 63])
-        end = (end + size + 63) & -64
-    return Form(_pack((run.batch, list(number), rows)), pieces, end)
-
-
-def decode_run(header: memoryview, payload: memoryview) -> Run:
-    """A batch; its bodies are copies."""
-    head = _run_head(header)
-    types = head.types
-    source = _to_cut(payload)
-    items = []
-    end = 0
-    for index, input_type, output_type, count, left_s, segment, offset, size in head.rows:
-        if segment != HERE or offset != end:
-            raise _misplaced(segment, offset, end)
-        asked = Payload(
-            body=bytes(source[end : end + size]),
-            input_type=types[input_type],
-            output_type=types[output_type],
-            count=count,
-        )
-        items.append(RunItem(index, asked, NEVER if left_s is None else left_s))
-        end = (end + size + 63) & -64
-    _check_filled(payload, end)
-    return Run(head.batch, tuple(items))
-
-
-def encode_outcomes(message: Parts) -> Form:
-    """What a batch's parts put into their frame."""
-    number = _Numbers()
-    values = []
-    pieces: list[Chunk] = []
-    failures = []
-    skipped = []
-    end = 0
-    for part in message.parts:
-        outcome = part.outcome
-        if isinstance(outcome, Value):
-            body = outcome.body
-            size = len(body)
-            values.append((part.index, part.last, number[outcome.media_type], HERE, end, size))
-            pieces += (body, PADDING[-size & 63])
-            end = (end + size + 63) & -64
-        elif outcome is None:
-            skipped.append(part.index)
-        else:
-            failures.append((part.index, *_settled(outcome)))
-    header = (message.batch, message.end.value, list(number), values, failures, skipped)
-    return Form(_pack(header), pieces, end)
-
-
-def decode_outcomes(header: memoryview, payload: memoryview) -> Parts:
-    """A batch's parts; their bodies are copies."""
-    head = _parts_head(header)
-    types = head.types
-    source = _to_cut(payload)
-    parts = []
-    end = 0
-    for index, last, media_type, segment, offset, size in head.values:
-        if segment != HERE or offset != end:
-            raise _misplaced(segment, offset, end)
-        value = Value(bytes(source[end : end + size]), types[media_type])
-        parts.append(Part(index, value, last))
-        end = (end + size + 63) & -64
-    _check_filled(payload, end)
-    parts += [Part(row[0], _failure(row)) for row in head.failures]
-    parts += [Part(index, None) for index in head.skipped]
-    return Parts(head.batch, tuple(parts), head.end)
-
-
-# Bodies stand in the order of their rows, each at the first multiple of 64 after the one before,
-# and fill the payload part. So no two rows can name the same bytes, and the copies never take
-# more than was received.
-
-
-def _to_cut(payload: memoryview) -> bytes | memoryview:
-    """Small payloads are copied at once: slices of bytes cost less than those of a view."""
-    return bytes(payload) if len(payload) <= OWN_CHUNK_BYTES else payload
-
-
-def _misplaced(segment: int, offset: int, expected: int) -> ProtocolError:
-    if segment != HERE:
-        return ProtocolError("segments are not agreed on", side="remote")
-    return ProtocolError(f"expected a body at {expected}, got one at {offset}", side="remote")
-
-
-def _check_filled(payload: memoryview, end: int) -> None:
+    if len(payload) <= OWN_CHUNK_BYTES:
+        # Slices of bytes cost less than those of a view.
+        small = bytes(payload)
+        for size in sizes:
+            bodies.append(small[end : end + size])
+            end += (size + 63) & -64
+    else:
+        for size in sizes:
+            bodies.append(bytes(payload[end : end + size]))
+            end += (size + 63) & -64
     if end != len(payload):
         reason = f"expected bodies of {len(payload)} bytes with their padding, got {end}"
         raise ProtocolError(reason, side="remote")
+    return bodies
 
 
 def _failure(row: _FailureRow) -> Failure:

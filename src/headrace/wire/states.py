@@ -46,9 +46,9 @@ class State(enum.Enum):
     """Both have, or the protocol was broken."""
 
 
-def _table() -> dict[tuple[State, Side, int], State]:
+def _rules() -> dict[tuple[State, Side], dict[Kind, State]]:
     s, k = State, Kind
-    rules: dict[tuple[State, Side], dict[Kind, State]] = {
+    return {
         (s.OPENED, FRONT): {k.CHALLENGE: s.CHALLENGED},
         (s.CHALLENGED, WORKER): {k.HELLO: s.ANSWERED},
         (s.ANSWERED, FRONT): {k.WELCOME: s.LOADING},
@@ -94,12 +94,18 @@ def _table() -> dict[tuple[State, Side, int], State]:
             k.BYE: s.CLOSED,
         },
     }
-    return {
-        (state, sender, int(kind)): after
-        for (state, sender), kinds in rules.items()
-        for kind, after in kinds.items()
+
+
+AFTER: Final[Mapping[tuple[State, Side], Mapping[int, State]]] = MappingProxyType(
+    {
+        (state, side): {int(kind): after for kind, after in _rules().get((state, side), {}).items()}
+        for state in State
+        for side in (FRONT, WORKER)
     }
+)
+"""The states after a side's messages by their kind, by the state before."""
 
-
-NEXT: Final[Mapping[tuple[State, Side, int], State]] = MappingProxyType(_table())
-"""The state after a message, by the state before it, its sender and its kind."""
+NEXT: Final[Mapping[tuple[State, Side, int], State]] = MappingProxyType(
+    {(*key, kind): after for key, kinds in AFTER.items() for kind, after in kinds.items()}
+)
+"""The same in one table: by state, side and kind."""

@@ -12,14 +12,14 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..call import Outcome, Payload
-from ..clock import NEVER, Deadline
+from ..clock import Deadline
 from ..lane import Lane
 from ..replica import Prepared
-from ..wire import Ask, Bye, Cancel, Drain, End, Message, Part, Parts, Run, Started, Stats
+from ..wire import Ask, Bye, Cancel, Drain, End, Message, Parts, Run, Started, Stats
 from .channel import Channel
 from .mark import HANDLED, HANDLER_THREAD, PREDICTED, Mark
 from .pace import Pace
@@ -46,21 +46,19 @@ class Job:
 
     def __init__(self, run: Run, now: float) -> None:
         self.id = run.batch
-        self.payloads: list[tuple[int, Payload]] = []
-        self.deadlines: dict[int, Deadline] = {}
-        for item in run.items:
-            self.payloads.append((item.index, item.payload))
-            if item.left_s != NEVER:
-                self.deadlines[item.index] = now + item.left_s
+        self.payloads: Sequence[tuple[int, Payload]] = run.items
+        self.deadlines: dict[int, Deadline] = {
+            index: now + left_s for index, left_s in run.left_s.items()
+        }
         self.unwanted: set[int] = set()
         self.parts: list[tuple[int, Outcome | None]] = []
-        self.prepared: list[Prepared] = []
+        self.prepared = Prepared([], [])
         self.outputs: Any = None
         self.error: BaseException | None = None
         self.told = False
         self.spent_s = 0.0
 
-    def wanted(self, now: float) -> list[tuple[int, Payload]]:
+    def wanted(self, now: float) -> Sequence[tuple[int, Payload]]:
         """The items that somebody still waits for; the others become parts without an outcome."""
         for index, deadline in self.deadlines.items():
             if deadline <= now:
@@ -204,8 +202,7 @@ class Loop:
         return time.monotonic()
 
     def _put_parts(self, job: Job, end: End) -> None:
-        parts = tuple(Part(index, outcome, True) for index, outcome in job.parts)
-        job.parts = []
+        parts, job.parts = job.parts, []
         if end is End.ENDED:
             del self._jobs[job.id]
         if parts or end is not End.OPEN:
@@ -298,7 +295,7 @@ class _Overlap:
         loop._slots[HANDLED] = job.id
         began = time.monotonic()
         payloads = job.wanted(began)
-        job.prepared = loop._lane.replica.prepare(payloads, lambda i, o: job.parts.append((i, o)))
+        job.prepared = loop._lane.replica.prepare(payloads, job.parts.append)
         job.spent_s = time.monotonic() - began
         if job.prepared:
             self._in_predict += 1
@@ -316,9 +313,7 @@ class _Overlap:
         self._tell_started(job)
         self._order.remove(job)
 
-        def emit(index: int, outcome: Outcome) -> None:
-            job.parts.append((index, outcome))
-
+        emit = job.parts.append
         loop._slots[HANDLED] = job.id
         began = time.monotonic()
         end = End.ENDED
@@ -329,5 +324,5 @@ class _Overlap:
             self._is_failing = True
             end = End.SET_ASIDE
         loop._put_parts(job, end)
-        job.prepared, job.outputs, job.error = [], None, None
+        job.prepared, job.outputs, job.error = Prepared([], []), None, None
         loop._pace.took(job.spent_s + time.monotonic() - began)

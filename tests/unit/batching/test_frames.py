@@ -7,7 +7,7 @@ import pytest
 from headrace.batching import Batch, Item
 from headrace.call import Payload
 from headrace.config import Limits
-from headrace.wire import Run, RunItem
+from headrace.wire import Run
 from headrace.wire.coding import encode
 from headrace.wire.handshake import frame_limits
 
@@ -43,7 +43,7 @@ def test_what_comes_back_fits_into_a_frame_however_much_it_is() -> None:
 
 def check_frame(batch: Batch, most: int) -> None:
     limits = Limits(max_queue_bytes=most, max_body_bytes=1, max_response_bytes=1)
-    items = (RunItem(n, item.payload) for n, item in enumerate(batch.items))
+    items = ((n, item.payload) for n, item in enumerate(batch.items))
     assert encode(Run(batch.id, tuple(items)), frame_limits(limits))
 
 

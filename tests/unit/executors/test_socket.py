@@ -28,11 +28,9 @@ from headrace.wire import (
     Family,
     FrameLimits,
     Message,
-    Part,
     Parts,
     Ready,
     Run,
-    RunItem,
     Sample,
     Started,
     Stats,
@@ -195,7 +193,7 @@ def batch_of(number: int, size: int, body: bytes = b"1") -> Batch:
 
 def parts_of(batch: Batch, end: End = End.ENDED) -> Parts:
     value = Value(b"2", "application/json")
-    return Parts(batch.id, tuple(Part(n, value) for n in range(len(batch.items))), end)
+    return Parts(batch.id, tuple((n, value) for n in range(len(batch.items))), end)
 
 
 def test_the_owner_is_told_how_a_worker_gets_ready(drive: Drive) -> None:
@@ -220,9 +218,7 @@ def test_a_batch_goes_there_and_its_answers_come_back(drive: Drive) -> None:
         house.owner.start(batch)
         run = await house.next()
         assert isinstance(run, Run)
-        assert [(item.index, item.payload) for item in run.items] == [
-            (n, item.payload) for n, item in enumerate(batch.items)
-        ]
+        assert [*run.items] == [(n, item.payload) for n, item in enumerate(batch.items)]
         await house.say(Started(7), parts_of(batch))
         await house.record.until("ended", 7)
         kinds = [event[0] for event in house.record.events]
@@ -242,7 +238,7 @@ def test_a_batch_set_aside_is_told_and_stays_the_workers(drive: Drive) -> None:
         await house.say(Started(7), Parts(7, (), End.SET_ASIDE))
         await house.record.until("set_aside", 7)
         assert house.peer.batches == {7: batch}
-        await house.say(Started(7), Parts(7, (Part(0, None),), End.ENDED))
+        await house.say(Started(7), Parts(7, ((0, None),), End.ENDED))
         await house.record.until("ended", 7)
         assert house.record.of("part") == [], "nobody wanted it"
 
@@ -259,7 +255,7 @@ def test_what_an_item_has_left_until_its_deadline_goes_along(drive: Drive) -> No
         house.owner.start(batch)
         run = await house.next()
         assert isinstance(run, Run)
-        assert [item.left_s for item in run.items] == [1.5, 0.0, float("inf")]
+        assert run.left_s == {0: 1.5, 1: 0.0}
 
     drive(test)
 
@@ -430,7 +426,7 @@ def test_an_answer_to_what_was_not_asked_is_a_breach(drive: Drive) -> None:
         # Its own end would not let it say so once more.
         again = Connection("worker", SECRET, WORKER_NONCE)
         again.state, again._ledger = house.worker.state, house.worker._ledger
-        again._ledger.book(Run(1, (RunItem(0, batch.items[0].payload),)), "local")
+        again._ledger.book(Run(1, ((0, batch.items[0].payload),)), "local")
         await house.write(again.send(parts_of(batch)))
         _, error = await house.owner.until("disconnected")
         assert "batch 1 is not open" in str(error)

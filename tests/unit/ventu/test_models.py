@@ -38,10 +38,11 @@ def run(
     ]
     replica = Replica(model_of(ventu))
     replica.load()
-    outcomes: dict[int, Outcome] = {}
-    isolation = replica.run(list(enumerate(payloads)), outcomes.__setitem__)
-    while isolation is not None and isolation.step(outcomes.__setitem__):
+    answers: list[tuple[int, Outcome]] = []
+    isolation = replica.run(list(enumerate(payloads)), answers.append)
+    while isolation is not None and isolation.step(answers.append):
         pass
+    outcomes = dict(answers)
     return [outcomes[index] for index in range(len(values))], isolation is not None
 
 

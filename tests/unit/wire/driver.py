@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from headrace.call import Failure, Payload, Value
 from headrace.card import ModelCard
@@ -24,16 +24,15 @@ from headrace.wire import (
     FrameReader,
     Hello,
     Message,
-    Part,
     Parts,
     Ready,
     Run,
-    RunItem,
     Sample,
     Setup,
     Started,
     Stats,
     Welcome,
+    decode,
     encode,
 )
 
@@ -56,12 +55,11 @@ CARD = ModelCard(
 RUN = Run(
     7,
     (
-        RunItem(
+        (
             0,
             Payload(body=b'"a"', input_type="application/json", output_type="application/json"),
-            1.5,
         ),
-        RunItem(
+        (
             2,
             Payload(
                 body=b"\x01\x02",
@@ -70,9 +68,10 @@ RUN = Run(
             ),
         ),
     ),
+    {0: 1.5},
 )
 FAILURE = Failure(code="item_error", message="no face", status=422)
-PARTS = Parts(7, (Part(0, Value(b'"b"', "application/json")), Part(2, FAILURE)), End.ENDED)
+PARTS = Parts(7, ((0, Value(b'"b"', "application/json")), (2, FAILURE)), End.ENDED)
 STATS = Stats(
     (
         Family(
@@ -153,6 +152,13 @@ def front(secret: bytes = SECRET, limits: FrameLimits | None = None) -> Connecti
 def worker(secret: bytes = SECRET, limits: FrameLimits | None = None) -> Connection:
     """A worker's end."""
     return Connection("worker", secret, WORKER_NONCE, limits)
+
+
+class Decoding(FrameReader):
+    """Decodes frames while their views live."""
+
+    def received(self, size: int) -> list[Any]:
+        return [decode(frame) for frame in self.frames(size)]
 
 
 class Pair:

@@ -36,11 +36,9 @@ from headrace.wire import (
     FrameLimits,
     Kind,
     Message,
-    Part,
     Parts,
     Ready,
     Run,
-    RunItem,
     Sample,
     Setup,
     Started,
@@ -53,7 +51,7 @@ from headrace.wire import (
     encode_parts,
 )
 
-from .driver import CARD, EXAMPLES, Pair, feed, frame, front, joined, ready_pair, worker
+from .driver import CARD, EXAMPLES, Decoding, Pair, feed, frame, front, joined, ready_pair, worker
 
 LIMITS = FrameLimits(64 * 1024, 64 * 1024)
 
@@ -81,12 +79,32 @@ failures = st.builds(
     retry_after_s=st.none() | seconds,
     log=st.none() | text,
 )
-values = st.builds(Part, numbers, st.builds(Value, bodies, types), st.booleans())
-parts = st.tuples(
-    st.lists(values, max_size=4),
-    st.lists(st.builds(Part, numbers, failures), max_size=4),
-    st.lists(st.builds(Part, numbers, st.none()), max_size=4),
-).map(lambda lists: tuple(part for each in lists for part in each))
+values = st.builds(Value, bodies, types)
+parts = st.builds(
+    lambda batch, values, failures, skipped, end, more: Parts(
+        batch,
+        (*values, *failures, *skipped),
+        end,
+        tuple(place for place, _ in enumerate(values) if place in more),
+    ),
+    numbers,
+    st.lists(st.tuples(numbers, values), max_size=4),
+    st.lists(st.tuples(numbers, failures), max_size=4),
+    st.lists(st.tuples(numbers, st.none()), max_size=4),
+    st.sampled_from(End),
+    st.just(()) | st.sets(st.integers(0, 3)),
+)
+runs = st.builds(
+    lambda batch, items, left: Run(
+        batch,
+        tuple(items),
+        {index: left_s for (index, _), left_s in zip(items, left, strict=False) if left_s},
+    ),
+    numbers,
+    st.lists(st.tuples(numbers, payloads), max_size=5, unique_by=lambda item: item[0])
+    | payloads.map(lambda each: [(0, each), (1, each)]),
+    st.just(()) | st.lists(st.none() | seconds, max_size=5),
+)
 cards = st.builds(
     ModelCard,
     name=text,
@@ -120,13 +138,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
         ),
     ),
     st.lists(cards, min_size=1, max_size=2).map(lambda each: Cards(tuple(each), 0)),
-    st.builds(
-        Run,
-        numbers,
-        st.lists(st.builds(RunItem, numbers, payloads, seconds), max_size=5).map(tuple),
-    ),
+    runs,
     st.builds(Started, st.integers(0, 2**63)),
-    st.builds(Parts, numbers, parts, st.sampled_from(End)),
+    parts,
     st.builds(Cancel, numbers, numbers),
     st.lists(
         st.builds(Family, text, text, text, text, st.lists(samples, max_size=3).map(tuple)),
@@ -143,13 +157,19 @@ def test_any_message_comes_back_as_it_was(message: Message) -> None:
 
 
 @given(parts, st.integers(0, 400))
-def test_parts_are_never_lost_where_frames_are_small(
-    each: tuple[Part, ...], most_payload: int
-) -> None:
+def test_parts_are_never_lost_where_frames_are_small(each: Parts, most_payload: int) -> None:
     limits = FrameLimits(64 * 1024, most_payload // 64 * 64)
-    sent, chunks = encode_parts(Parts(1, each, End.ENDED), limits)
-    assert [part.index for part in sent.parts] == [part.index for part in each]
-    assert joined(chunks)
+    sent, chunks = encode_parts(each, limits)
+    assert [index for index, _ in sent.parts] == [index for index, _ in each.parts]
+    for place, (_, outcome) in enumerate(sent.parts):
+        if isinstance(outcome, Value):
+            assert outcome == each.parts[place][1]
+            assert (place in sent.more) == (place in each.more)
+    received = feed(Decoding(limits), joined(chunks))
+    assert sorted(index for message in received for index, _ in message.parts) == sorted(
+        index for index, _ in each.parts
+    )
+    assert [message.end for message in received] == [End.OPEN] * (len(received) - 1) + [each.end]
 
 
 class Ends:
@@ -159,7 +179,7 @@ class Ends:
         pair = ready_pair(LIMITS) if name == "ready" else Pair(LIMITS)
         self.front, self.worker = pair.front, pair.worker
         if name == "ready":
-            pair.ask(Run(7, (RunItem(0, CARD.examples[0]), RunItem(2, CARD.examples[0]))))
+            pair.ask(Run(7, ((0, CARD.examples[0]), (2, CARD.examples[0]))))
         elif name == "unproven":
             self.front, self.worker = front(limits=LIMITS), worker(limits=LIMITS)
             self.front.opening()
@@ -266,7 +286,7 @@ class Talk(RuleBasedStateMachine):
         self.pipes[other] += joined(self.ends[other].take_outgoing())
         for message in taken:
             if isinstance(message, Run):
-                self.owed[message.batch] = [item.index for item in message.items]
+                self.owed[message.batch] = [index for index, _ in message.items]
             if not isinstance(message, Cancel):
                 self.heard[other].append(message)
 
@@ -284,7 +304,7 @@ class Talk(RuleBasedStateMachine):
     @rule(asked=st.lists(payloads.filter(lambda each: len(each.body) < 40), max_size=2))
     def run(self, asked: list[Payload]) -> None:
         self.next_batch += 1
-        items = tuple(RunItem(3 * place, payload) for place, payload in enumerate(asked))
+        items = tuple((3 * place, payload) for place, payload in enumerate(asked))
         self.say("front", Run(self.next_batch, items))
 
     @precondition(lambda self: self.may("front", State.READY, State.DRAINING))
@@ -312,7 +332,7 @@ class Talk(RuleBasedStateMachine):
             bool(self.owed) and self.may("worker", State.READY, State.DRAINING, State.CLOSING)
         )
     )
-    @rule(data=st.data(), outcome=values.map(lambda part: part.outcome) | failures | st.none())
+    @rule(data=st.data(), outcome=values | failures | st.none())
     def answer(self, data: st.DataObject, outcome: Any) -> None:
         batch = data.draw(st.sampled_from(sorted(self.owed)))
         owed = self.owed[batch]
@@ -321,7 +341,7 @@ class Talk(RuleBasedStateMachine):
         end = End.OPEN if self.owed[batch] else End.ENDED
         if end is End.ENDED:
             del self.owed[batch]
-        message = Parts(batch, tuple(Part(index, outcome) for index in answered), end)
+        message = Parts(batch, tuple((index, outcome) for index in answered), end)
         self.pipes["worker"] += joined(self.ends["worker"].send(message))
         self.sent_parts += [(batch, index) for index in answered]
 
@@ -337,10 +357,10 @@ class Talk(RuleBasedStateMachine):
             if heard:
                 assert heard[1:] == self.said[other][: len(heard) - 1]
         parts_heard = [
-            (message.batch, part.index)
+            (message.batch, index)
             for message in self.heard["front"]
             if isinstance(message, Parts)
-            for part in message.parts
+            for index, _ in message.parts
         ]
         assert parts_heard == self.sent_parts[: len(parts_heard)]
 

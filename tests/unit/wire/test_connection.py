@@ -27,11 +27,9 @@ from headrace.wire import (
     Hello,
     Kind,
     Message,
-    Part,
     Parts,
     Ready,
     Run,
-    RunItem,
     Setup,
     Started,
     State,
@@ -63,11 +61,11 @@ SIDES: tuple[Side, Side] = ("front", "worker")
 
 def run(batch: int, *indexes: int) -> Run:
     payload = Payload(body=b"1", input_type="a/b", output_type="a/b")
-    return Run(batch, tuple(RunItem(index, payload) for index in indexes))
+    return Run(batch, tuple((index, payload) for index in indexes))
 
 
-def value(index: int, last: bool = True) -> Part:
-    return Part(index, Value(b"2", "a/b"), last)
+def value(index: int) -> tuple[int, Value]:
+    return (index, Value(b"2", "a/b"))
 
 
 def proof(side: str, first: bytes, second: bytes, secret: bytes = SECRET) -> bytes:
@@ -344,10 +342,10 @@ def test_a_batch_runs() -> None:
     pair = ready_pair()
     assert pair.ask(run(1, 0, 2), run(2, 5)) == [run(1, 0, 2), run(2, 5)]
     assert pair.answer(Started(1)) == [Started(1)]
-    first = Parts(1, (value(0, last=False), value(2)))
-    rest = Parts(1, (value(0, last=False), value(0)), End.ENDED)
+    first = Parts(1, (value(0), value(2)), more=(0,))
+    rest = Parts(1, (value(0), value(0)), End.ENDED, more=(0,))
     assert pair.answer(first, rest) == [first, rest]
-    assert pair.answer(Parts(2, (Part(5, None),), End.ENDED))
+    assert pair.answer(Parts(2, ((5, None),), End.ENDED))
     assert pair.ask(run(1, 0)) == [run(1, 0)]
 
 
@@ -373,7 +371,8 @@ BREACHES: dict[str, tuple[list[Message], Message]] = {
     "owed no part of item 7": ([], Parts(1, (value(7),))),
     "owed no part of item 0": ([Parts(1, (value(0),))], Parts(1, (value(0),))),
     "batch 1 is owed no part of item 2": ([], Parts(1, (value(2), value(2)))),
-    "batch 1 is owed no part of item 3": ([], Parts(1, (value(0), value(2), Part(3, None)))),
+    "owed no part of item 2": ([], Parts(1, (value(2), value(2)), more=(1,))),
+    "batch 1 is owed no part of item 3": ([], Parts(1, (value(0), value(2), (3, None)))),
     "ended with 2 items unanswered": ([], Parts(1, (), End.ENDED)),
     "ended with 1 items unanswered": ([Parts(1, (value(0),))], Parts(1, (), End.ENDED)),
     "batch 1 is not open": ([Parts(1, (value(0), value(2)), End.ENDED)], Parts(1, ())),
@@ -411,7 +410,7 @@ def test_a_run_that_breaks_the_rules_is_found_at_both_ends(breach: Run, reason: 
     pair.ask(run(1, 0))
     with pytest.raises(ProtocolError, match=reason):
         pair.front.send(breach)
-    assert pair.answer(Parts(1, (value(0, last=False),)))
+    assert pair.answer(Parts(1, (value(0),), more=(0,)))
     with pytest.raises(ProtocolError, match=reason):
         feed(pair.worker, joined(encode(breach)))
 
@@ -429,7 +428,7 @@ def test_a_refused_message_leaves_the_sender_as_it_was() -> None:
 def test_a_failure_is_an_items_last_part_whatever_it_says() -> None:
     pair = ready_pair()
     pair.ask(run(1, 0))
-    assert pair.answer(Parts(1, (Part(0, FAILURE, False),), End.ENDED))
+    assert pair.answer(Parts(1, ((0, FAILURE),), End.ENDED, more=(0,)))
 
 
 def test_a_cancel_of_what_has_ended_is_not_told() -> None:
@@ -443,15 +442,15 @@ def test_a_cancel_of_what_has_ended_is_not_told() -> None:
 def test_a_value_that_does_not_fit_is_booked_as_the_failure_that_it_becomes() -> None:
     pair = ready_pair(FrameLimits(1000, 64))
     pair.ask(run(1, 0))
-    (answer,) = pair.answer(Parts(1, (Part(0, Value(bytes(65), "a/b"), False),), End.ENDED))
+    (answer,) = pair.answer(Parts(1, ((0, Value(bytes(65), "a/b")),), End.ENDED, more=(0,)))
     assert isinstance(answer, Parts)
-    assert isinstance(answer.parts[0].outcome, Failure)
+    assert isinstance(answer.parts[0][1], Failure)
 
 
 def test_parts_that_need_several_frames_are_booked_once() -> None:
     pair = ready_pair(FrameLimits(1000, 128))
     pair.ask(run(1, 0), run(2, *range(2)))
-    message = Parts(2, tuple(Part(i, Value(bytes(128), "a/b")) for i in range(2)), End.ENDED)
+    message = Parts(2, tuple((i, Value(bytes(128), "a/b")) for i in range(2)), End.ENDED)
     assert pair.answer(message) == [
         Parts(2, message.parts[:1], End.OPEN),
         Parts(2, message.parts[1:], End.ENDED),

@@ -22,10 +22,8 @@ from headrace.wire import (
     Hello,
     Kind,
     Message,
-    Part,
     Parts,
     Run,
-    RunItem,
     Setup,
     Stats,
     Welcome,
@@ -44,19 +42,12 @@ from .driver import (
     RUN,
     SECRET,
     WORKER_NONCE,
+    Decoding,
     feed,
     frame,
     frame_of,
     joined,
 )
-
-
-class Decoding(FrameReader):
-    """Decodes frames while their views live."""
-
-    def received(self, size: int) -> list[Any]:
-        return [decode(frame) for frame in self.frames(size)]
-
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[3] / "docs" / "wire.md"
@@ -67,7 +58,7 @@ PROOF = hmac.new(
 BY_HAND: dict[str, Message] = {
     **{Kind(number).name.lower(): each for number, each in enumerate(EXAMPLES, 1)},
     "hello": Hello(0, WORKER_NONCE, PROOF),
-    "parts": Parts(7, (*PARTS.parts, Part(5, None)), End.ENDED),
+    "parts": Parts(7, (*PARTS.parts, (5, None)), End.ENDED),
 }
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.hex"))
 
@@ -104,7 +95,7 @@ def test_a_payload_leaves_its_key_and_cost_behind() -> None:
         body=b"1", input_type="a/b", output_type="c/d", count=3, key=object(), cost=9.0
     )
     plain = Payload(body=b"1", input_type="a/b", output_type="c/d", count=3)
-    assert decode(frame(Run(1, (RunItem(4, payload),)))) == Run(1, (RunItem(4, plain),))
+    assert decode(frame(Run(1, ((4, payload),)))) == Run(1, ((4, plain),))
 
 
 def test_bodies_outlive_the_buffer() -> None:
@@ -117,7 +108,7 @@ def test_bodies_outlive_the_buffer() -> None:
 
 def test_large_bodies_come_back() -> None:
     bodies = [b"a" * 100_000, b"", b"b" * 300_000, b"c"]
-    parts = Parts(1, tuple(Part(i, Value(each, "a/b"), False) for i, each in enumerate(bodies)))
+    parts = Parts(1, tuple((i, Value(each, "a/b")) for i, each in enumerate(bodies)), more=(0, 2))
     assert decode(frame(parts)) == parts
 
 
@@ -130,14 +121,14 @@ class Odd:
 )
 def test_details_that_cannot_be_sent_are_dropped(details: Any) -> None:
     failure = Failure(code="invalid", message="m", details=details)
-    sent = Parts(1, (Part(0, failure),))
+    sent = Parts(1, ((0, failure),))
     plain = Failure(code="invalid", message="m")
-    assert decode(frame(sent)) == Parts(1, (Part(0, plain),))
+    assert decode(frame(sent)) == Parts(1, ((0, plain),))
 
 
 def test_details_come_back() -> None:
     failure = Failure(code="invalid", message="m", details=({"path": "$", "n": [1, None]},))
-    assert decode(frame(Parts(1, (Part(0, failure),)))) == Parts(1, (Part(0, failure),))
+    assert decode(frame(Parts(1, ((0, failure),)))) == Parts(1, ((0, failure),))
 
 
 def test_a_failure_is_made_sendable() -> None:
@@ -145,13 +136,13 @@ def test_a_failure_is_made_sendable() -> None:
         code="c", message="\ud800", status=200, retry_after_s=math.nan, log="l" * 20_000
     )
     settled = Failure(code="c", message="\\ud800", log="l" * 16_384)
-    assert decode(frame(Parts(1, (Part(0, failure),)))) == Parts(1, (Part(0, settled),))
+    assert decode(frame(Parts(1, ((0, failure),)))) == Parts(1, ((0, settled),))
 
 
 @pytest.mark.parametrize("retry_after_s", [None, 0.0, 2.5, math.inf])
 def test_a_retry_comes_back(retry_after_s: float | None) -> None:
     failure = Failure(code="c", message="m", retry_after_s=retry_after_s)
-    assert decode(frame(Parts(1, (Part(0, failure),)))) == Parts(1, (Part(0, failure),))
+    assert decode(frame(Parts(1, ((0, failure),)))) == Parts(1, ((0, failure),))
 
 
 def test_a_bye_is_made_sendable() -> None:
@@ -181,51 +172,81 @@ def test_a_message_over_the_limits_is_not_sent() -> None:
         encode(RUN, FrameLimits(1000, 64))
 
 
-ROW = (0, 0, 0, 1, None, 0, 0, 3)
-VALUE = (0, True, 0, 0, 0, 3)
 FAILED = (0, "c", "m", b"[]", None, None, None)
 
 
-def run_frame(*rows: Any, types: Any = ("a/b",), batch: Any = 1) -> tuple[int, Any]:
-    return 6, (batch, types, rows)
+def run_frame(**changes: Any) -> tuple[int, Any]:
+    header = {
+        "batch": 1,
+        "types": ["a/b"],
+        "indexes": 1,
+        "input_types": 0,
+        "output_types": 0,
+        "counts": 1,
+        "left_s": None,
+        "sizes": [3],
+    }
+    return 6, [*(header | changes).values()]
 
 
-def parts_frame(values: Any = (), failures: Any = (), skipped: Any = (), end: Any = 0) -> Any:
-    return 8, (1, end, ("a/b",), values, failures, skipped)
+def parts_frame(**changes: Any) -> tuple[int, Any]:
+    header = {
+        "batch": 1,
+        "end": 0,
+        "types": ["a/b"],
+        "indexes": 1,
+        "media_types": 0,
+        "more": [],
+        "sizes": [3],
+        "failures": [],
+        "skipped": [],
+    }
+    return 8, [*(header | changes).values()]
 
 
-def changed(row: tuple[Any, ...], place: int, value: Any) -> tuple[Any, ...]:
-    return (*row[:place], value, *row[place + 1 :])
+def failed(place: int, value: Any) -> tuple[int, Any]:
+    return parts_frame(failures=[(*FAILED[:place], value, *FAILED[place + 1 :])])
 
 
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        (run_frame(changed(ROW, 5, 1)), "segments are not agreed on"),
-        (parts_frame([changed(VALUE, 3, 9)]), "segments are not agreed on"),
-        (run_frame(changed(ROW, 6, 64)), "expected a body at 0, got one at 64"),
-        (run_frame(changed(ROW, 6, 1)), "expected a body at 0, got one at 1"),
-        (run_frame(changed(ROW, 6, -64)), ">= 0"),
-        (run_frame(ROW, ROW), "expected a body at 64, got one at 0"),
-        (parts_frame([VALUE, VALUE]), "expected a body at 64, got one at 0"),
-        (run_frame(changed(ROW, 7, 65)), "expected bodies of 64 bytes with their padding, got 128"),
-        (run_frame(changed(ROW, 7, 2**64 - 1)), "expected bodies of 64 bytes"),
-        (run_frame(), "expected bodies of 64 bytes with their padding, got 0"),
-        (parts_frame(), "expected bodies of 64 bytes with their padding, got 0"),
-        (run_frame(changed(ROW, 1, 1)), "list index out of range"),
-        (run_frame(changed(ROW, 1, -1)), ">= 0"),
-        (parts_frame([changed(VALUE, 2, 1)]), "list index out of range"),
-        (run_frame(changed(ROW, 4, math.nan)), ">= 0"),
-        (run_frame(changed(ROW, 4, -1.0)), ">= 0"),
-        (run_frame(ROW[:-1]), "length 8"),
-        (run_frame(ROW, batch="a"), "Expected `int`"),
-        (run_frame(*[ROW] * 65537), "length <= 65536"),
+        (run_frame(sizes=[65]), "expected bodies of 64 bytes with their padding, got 128"),
+        (run_frame(sizes=[2**64 - 1]), "expected bodies of 64 bytes"),
+        (run_frame(sizes=[-1]), ">= 0"),
+        (run_frame(sizes=[]), "expected bodies of 64 bytes with their padding, got 0"),
+        (run_frame(sizes=[3, 3]), "expected bodies of 64 bytes with their padding, got 128"),
+        (run_frame(sizes=3), "Expected `array`"),
+        (parts_frame(sizes=[]), "expected bodies of 64 bytes with their padding, got 0"),
+        (run_frame(indexes=2), "expected a column of 1 elements, got 2"),
+        (run_frame(indexes=[0, 1]), "expected a column of 1 elements, got 2"),
+        (run_frame(indexes=2**63), "expected a column of 1 elements"),
+        (run_frame(indexes=[-1]), ">= 0"),
+        (run_frame(indexes=None), "Expected `int | array`"),
+        (parts_frame(indexes=0), "expected a column of 1 elements, got 0"),
+        (run_frame(input_types=1), "list index out of range"),
+        (run_frame(input_types=[1]), "list index out of range"),
+        (run_frame(input_types=[]), "expected a column of 1 elements, got 0"),
+        (run_frame(output_types=-1), ">= 0"),
+        (run_frame(output_types=[0, 0]), "expected a column of 1 elements, got 2"),
+        (run_frame(counts=[1, 1]), "expected a column of 1 elements, got 2"),
+        (parts_frame(media_types=1), "list index out of range"),
+        (parts_frame(media_types=[1]), "list index out of range"),
+        (parts_frame(media_types=[0, 0]), "expected a column of 1 elements, got 2"),
+        (parts_frame(more=[1]), "expected more of one of 1 values"),
+        (run_frame(left_s=[math.nan]), ">= 0"),
+        (run_frame(left_s=[-1.0]), ">= 0"),
+        (run_frame(left_s=[]), "expected a column of 1 elements, got 0"),
+        ((6, run_frame()[1][:-1]), "length 8"),
+        (run_frame(batch="a"), "Expected `int`"),
+        (run_frame(indexes=[0] * 65537), "length <= 65536"),
+        (run_frame(sizes=[0] * 65537), "length <= 65536"),
         (parts_frame(end=3), "Invalid enum value 3"),
-        (parts_frame([VALUE], [changed(FAILED, 3, b"[1]")]), "Expected `object`"),
-        (parts_frame([VALUE], [changed(FAILED, 3, b"[{")]), "truncated"),
-        (parts_frame([VALUE], [changed(FAILED, 3, b"[" + b'{"a":' * 10_000)]), "too deeply"),
-        (parts_frame([VALUE], [changed(FAILED, 4, 200)]), ">= 400"),
-        (parts_frame([VALUE], [changed(FAILED, 5, -1)]), ">= 0"),
+        (failed(3, b"[1]"), "Expected `object`"),
+        (failed(3, b"[{"), "truncated"),
+        (failed(3, b"[" + b'{"a":' * 10_000), "too deeply"),
+        (failed(4, 200), ">= 400"),
+        (failed(5, -1), ">= 0"),
         ((3, None), "Expected `object`"),
         ((4, (1, ())), "expected no payload"),
         ((5, None), "expected no payload"),
@@ -263,8 +284,8 @@ def test_a_header_of_another_shape_is_refused(kind: int, header: bytes) -> None:
 
 def test_parts_that_no_frame_holds_go_out_in_several() -> None:
     limits = FrameLimits(max_header_bytes=400, max_payload_bytes=256)
-    values = tuple(Part(i, Value(b"v" * (10 * i), "a/b")) for i in range(20))
-    failures = tuple(Part(i, FAILURE) for i in range(20, 40))
+    values = tuple((i, Value(b"v" * (10 * i), "a/b")) for i in range(20))
+    failures = tuple((i, FAILURE) for i in range(20, 40))
     message = Parts(1, values + failures, End.ENDED)
     sent, chunks = encode_parts(message, limits)
     received = feed(Decoding(limits), joined(chunks))
@@ -275,19 +296,19 @@ def test_parts_that_no_frame_holds_go_out_in_several() -> None:
 
 
 def test_a_value_that_no_frame_holds_becomes_a_failure() -> None:
-    message = Parts(1, (Part(0, Value(bytes(65), "a/b"), False), Part(1, Value(b"", "a/b"))))
+    message = Parts(1, ((0, Value(bytes(65), "a/b")), (1, Value(b"", "a/b"))), more=(0, 1))
     sent, chunks = encode_parts(message, FrameLimits(1000, 64))
     received = feed(Decoding(FrameLimits()), joined(chunks))
-    outcome = sent.parts[0].outcome
+    outcome = sent.parts[0][1]
     assert isinstance(outcome, Failure)
     assert outcome.code == OutputError.code
     assert "at most 64 bytes" in outcome.message
-    assert sent.parts[0].last
+    assert sent.more == (1,)
     assert sent.parts[1] == message.parts[1]
-    assert received == [Parts(1, sent.parts[:1]), Parts(1, sent.parts[1:])]
+    assert received == [Parts(1, sent.parts[:1]), Parts(1, sent.parts[1:], more=(0,))]
 
 
-@pytest.mark.parametrize("parts", [(), (Part(0, FAILURE),)])
+@pytest.mark.parametrize("parts", [(), ((0, FAILURE),)])
 def test_parts_of_which_not_one_can_be_sent_are_the_senders_fault(parts: Any) -> None:
     with pytest.raises(ProtocolError, match="at most 3 bytes"):
         encode_parts(Parts(1, parts), FrameLimits(3, 64))

@@ -25,7 +25,6 @@ from headrace.wire import (
     Parts,
     Ready,
     Run,
-    RunItem,
     Stats,
     Welcome,
 )
@@ -210,7 +209,7 @@ class Front:
         """Read up to a batch's end: its answers by index, None for items that were skipped."""
         self.next(Parts, lambda parts: parts.batch == batch and parts.end is End.ENDED)
         told = [m for m in self.messages if isinstance(m, Parts) and m.batch == batch]
-        return {part.index: answer(part.outcome) for parts in told for part in parts.parts}
+        return {index: answer(outcome) for parts in told for index, outcome in parts.parts}
 
     def warm_up(self, batch: int = 1000) -> None:
         """Let one batch through, after which the worker knows how long they take."""
@@ -239,13 +238,8 @@ def answer(outcome: Outcome | None) -> Any:
 def run(batch: int, *numbers: int, left_s: Sequence[float] = ()) -> Run:
     """A batch of numbers."""
     json_type = "application/json"
-    limits = [*left_s, *[NEVER] * (len(numbers) - len(left_s))]
     items = (
-        RunItem(
-            index,
-            Payload(body=str(n).encode(), input_type=json_type, output_type=json_type),
-            left,
-        )
-        for index, (n, left) in enumerate(zip(numbers, limits, strict=True))
+        (index, Payload(body=str(n).encode(), input_type=json_type, output_type=json_type))
+        for index, n in enumerate(numbers)
     )
-    return Run(batch, tuple(items))
+    return Run(batch, tuple(items), {i: left for i, left in enumerate(left_s) if left != NEVER})

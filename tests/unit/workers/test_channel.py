@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from headrace.call import Value
+from headrace.call import Payload, Value
 from headrace.errors import ProtocolError
-from headrace.wire import Ask, Bye, Cards, Connection, End, Message, Part, Parts, Ready, Welcome
+from headrace.wire import Ask, Bye, Cards, Connection, End, Message, Parts, Ready, Run, Welcome
 from headrace.workers.channel import Channel
 from tests.unit.wire.driver import CARD, FRONT_NONCE, SECRET, WORKER_NONCE
 from tests.unit.workers.driver import WAIT_S, run
@@ -148,7 +148,7 @@ def test_a_message_in_pieces_comes_when_it_is_whole(pair: Pair) -> None:
 
 
 def big(size: int) -> Parts:
-    return Parts(1, (Part(0, Value(bytes(size), "application/octet-stream")),), End.ENDED)
+    return Parts(1, ((0, Value(bytes(size), "application/octet-stream")),), End.ENDED)
 
 
 def test_large_messages_pass_both_ways_whoever_waits_for_whom(pair: Pair) -> None:
@@ -164,9 +164,8 @@ def test_large_messages_pass_both_ways_whoever_waits_for_whom(pair: Pair) -> Non
         found = front.read()
     writer.join(WAIT_S)
     assert found == [big(size)]
-    item = run(2, 1).items[0]
-    payload = type(item.payload)(body=bytes(size), input_type="a/b", output_type="a/b")
-    sent = type(run(2, 1))(2, (type(item)(0, payload),))
+    payload = Payload(body=bytes(size), input_type="a/b", output_type="a/b")
+    sent = Run(2, ((0, payload),))
     data = front.bytes_of(sent)
     sender = threading.Thread(target=front.sock.sendall, args=(data,))
     sender.start()
@@ -215,7 +214,7 @@ def test_what_is_put_goes_out_with_the_next_flush_only(pair: Pair) -> None:
     front, channel = pair
     front.send(run(1, 1))
     channel.receive()
-    channel.put(Parts(1, (Part(0, None),), End.ENDED))
+    channel.put(Parts(1, ((0, None),), End.ENDED))
     channel.put(Bye("stopped", ""))
     front.sock.settimeout(0.0)
     with pytest.raises((BlockingIOError, ssl.SSLWantReadError)):
@@ -224,7 +223,7 @@ def test_what_is_put_goes_out_with_the_next_flush_only(pair: Pair) -> None:
     channel.flush()
     channel.flush()
     found = front.read()
-    assert found == [Parts(1, (Part(0, None),), End.ENDED), Bye("stopped", "")]
+    assert found == [Parts(1, ((0, None),), End.ENDED), Bye("stopped", "")]
 
 
 def test_a_flush_into_a_connection_that_has_ended_says_nothing(pair: Pair) -> None:

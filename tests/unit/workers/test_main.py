@@ -86,7 +86,7 @@ def test_it_tells_its_card_before_it_loads_and_then_that_it_is_ready(begin: Begi
     front.send(run(1, 4, 5), Drain())
     said = front.until(Bye)
     parts = [part for each in said if isinstance(each, Parts) for part in each.parts]
-    assert [answer(part.outcome) for part in parts] == [8, 10]
+    assert [answer(outcome) for _, outcome in parts] == [8, 10]
     assert said[-1] == Bye("stopped", "")
     assert front.exit_code() == Exit.STOPPED
 
