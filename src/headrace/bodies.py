@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from .codecs import JSON, RAW, Codec
+from .codecs import JSON, MSGPACK, RAW, Codec
 from .codecs.base import containers, holds_nan, plain
-from .schema import Schema
+from .schema import Direct, Schema
 
 Reader = Callable[[bytes], Any]
 """Makes an item of a body, or raises what is wrong with it: a `RequestError`."""
@@ -23,6 +23,7 @@ Reader = Callable[[bytes], Any]
 Writer = Callable[[Any], bytes]
 """Makes a body of an output, or raises an `OutputError`."""
 
+_DECODERS: dict[Codec, Any] = {JSON: msgspec.json.Decoder, MSGPACK: msgspec.msgpack.Decoder}
 _from_json = msgspec.json.Decoder().decode
 _to_json = msgspec.json.Encoder(enc_hook=plain).encode
 
@@ -35,17 +36,23 @@ def reader_of(schema: Schema, codec: Codec, *, max_depth: int) -> Reader:
         codec: Of the bodies.
         max_depth: How deep a body may nest.
     """
-    decode = (
-        _json_reader(max_depth) if codec is JSON else partial(codec.decode, max_depth=max_depth)
-    )
+    if codec is JSON:
+        decode = _json_reader(max_depth)
+    else:
+        decode = partial(codec.decode, max_depth=max_depth)
     if schema.is_any or (codec is RAW and schema.is_bytes):
         return decode
-    validate, is_json = schema.validate, codec is JSON
+    validate = schema.validate
 
-    def read(body: bytes) -> Any:
-        return validate(decode(body), json=body if is_json else None)
+    def read_json(body: bytes) -> Any:
+        return validate(decode(body), json=body)
 
-    return read
+    def read_other(body: bytes) -> Any:
+        return validate(decode(body))
+
+    read = read_json if codec is JSON else read_other
+    direct = schema.direct(max_depth) if codec in _DECODERS else None
+    return read if direct is None else _direct_reader(codec, direct, otherwise=read)
 
 
 def writer_of(codec: Codec, *, nan_as_null: bool) -> Writer:
@@ -58,6 +65,35 @@ def writer_of(codec: Codec, *, nan_as_null: bool) -> Writer:
     if codec is JSON:
         return _json_writer(nan_as_null)
     return partial(codec.encode, nan_as_null=nan_as_null)
+
+
+def _direct_reader(codec: Codec, direct: Direct, otherwise: Reader) -> Reader:
+    """Decodes bodies to their type at once; what that refuses is for the other reader to judge.
+
+    The type leaves no room for what only the codec would find, such as bad keys or much depth.
+    """
+    decode, is_closed = _DECODERS[codec](direct.annotation).decode, direct.is_closed
+    if is_closed is None:
+
+        def read(body: bytes) -> Any:
+            try:
+                return decode(body)
+            except Exception:
+                return otherwise(body)
+
+        return read
+
+    decode_plain = _DECODERS[codec]().decode
+
+    def read_closed(body: bytes) -> Any:
+        try:
+            if is_closed(decode_plain(body)):
+                return decode(body)
+        except Exception:
+            pass
+        return otherwise(body)
+
+    return read_closed
 
 
 def _json_reader(max_depth: int) -> Reader:

@@ -12,13 +12,14 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import inspect
 
 from .config import nearest
 from .errors import ConfigError, Detail, SchemaError, clip
+from .shape import Closed, closed_of, depth_of
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -41,6 +42,19 @@ _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 _RECORDS = (inspect.DataclassType, inspect.TypedDictType, inspect.StructType)
 
 
+class Direct(NamedTuple):
+    """How msgspec may decode a body at once.
+
+    Attributes:
+        annotation: The type to decode to, of JSON's types alone.
+        is_closed: Whether a decoded value has no unknown field, of which msgspec says nothing;
+            None if there can be none.
+    """
+
+    annotation: Any
+    is_closed: Closed | None
+
+
 class Schema(Protocol):
     """What a model takes for one item, or gives for it."""
 
@@ -52,6 +66,14 @@ class Schema(Protocol):
     @property
     def is_any(self) -> bool:
         """Whether every value is an item as it is."""
+        ...
+
+    def direct(self, max_depth: int) -> Direct | None:
+        """How a body may be decoded to an item at once, with the same verdict; None if it may not.
+
+        Args:
+            max_depth: How deep a body may nest.
+        """
         ...
 
     def validate(self, value: Any, *, json: bytes | None = None) -> Any:
@@ -113,6 +135,13 @@ class PlainSchema:
         self._extras = _extras_of(info, {})
         self._json_schema = _closed(msgspec.json.schema(annotation, schema_hook=_refuse_type))
 
+    def direct(self, max_depth: int) -> Direct | None:
+        """How to decode a body at once; see `Schema`."""
+        depth = depth_of(self._info)
+        if depth is None or depth > max_depth:
+            return None
+        return Direct(self._annotation, closed_of(self._info))
+
     def validate(self, value: Any, *, json: bytes | None = None) -> Any:
         """The item in the annotation's type; see `Schema`."""
         if self.is_any:
@@ -161,6 +190,10 @@ class PydanticSchema:
         ]
         if self._extra == "forbid":
             _closed(self._json_schemas[0])
+
+    def direct(self, max_depth: int) -> Direct | None:
+        """None, as it is pydantic that validates; see `Schema`."""
+        return None
 
     def validate(self, value: Any, *, json: bytes | None = None) -> Any:
         """The item in the annotation's type; see `Schema`."""
