@@ -92,7 +92,7 @@ def _in_record(info: inspect.DataclassType | inspect.TypedDictType) -> Closed:
     return in_record
 
 
-def _in_all(is_closed: Closed | None, kind: type) -> Closed | None:
+def _in_all(is_closed: Closed | None, kind: Any) -> Closed | None:
     if is_closed is None:
         return None
 

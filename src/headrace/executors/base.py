@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from ..batching import Batch
-from ..batching.item import RUNNING
+from ..batching import Batch, State
 from ..call import Outcome, Payload
 from ..card import ModelCard
 from ..clock import NEVER, Instant
@@ -17,6 +16,7 @@ MakeReplica = Callable[[], Replica]
 """Makes one replica, not loaded yet."""
 
 RUNNING = State.RUNNING
+
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 30.0
 """A broken replica tries its canary again after the first, doubled up to the last."""

@@ -279,11 +279,14 @@ class Peer(asyncio.BufferedProtocol):
                 self._busy_s += self._clock() - self._busy_since
         if events is None:
             return
-        more = message.more
-        for place, (index, outcome) in enumerate(message.parts):
-            # An item that nobody wanted any more has no outcome.
-            if outcome is not None:
-                events.part(batch, index, outcome, place not in more)
+        # An item that nobody wanted any more has no outcome.
+        if message.more:
+            for place, (index, outcome) in enumerate(message.parts):
+                if outcome is not None:
+                    events.part(batch, index, outcome, place not in message.more)
+        else:
+            told = [(index, outcome) for index, outcome in message.parts if outcome is not None]
+            events.parts(batch, told)
         if has_ended:
             events.ended(batch)
             self.owner.batch_ended(self, batch)
