@@ -1,0 +1,148 @@
+"""The one closed-loop load generator: wrk, from Debian's package of that name."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from _bodies import write_bodies
+from _processes import TICKS, Failed, ProcessTree
+
+_SCRIPT = Path(__file__).resolve().parent / "wrk.lua"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a closed loop.
+
+    Attributes:
+        answers: How many came, of 2xx or 3xx.
+        took_s: In what time.
+        p50_s: Half of the answers took at most this.
+        p90_s: The same for 90 %.
+        p99_s: The same for 99 %.
+        max_s: The longest.
+        cpu_s: User and system time of the server's processes meanwhile.
+        others_cores: How many cores were taken by neither the server nor wrk.
+    """
+
+    answers: int
+    took_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    max_s: float
+    cpu_s: float
+    others_cores: float
+
+    @property
+    def per_second(self) -> float:
+        return self.answers / self.took_s
+
+    @property
+    def cpu_us(self) -> float:
+        """CPU time of the server an answer, in microseconds."""
+        return 1e6 * self.cpu_s / self.answers
+
+    def to_json(self) -> dict[str, float]:
+        """The figures, in microseconds where they are times of one request."""
+        return {
+            "answers": self.answers,
+            "took_s": round(self.took_s, 4),
+            "per_second": round(self.per_second, 1),
+            "cpu_us": round(self.cpu_us, 2),
+            "p50_us": round(1e6 * self.p50_s, 1),
+            "p90_us": round(1e6 * self.p90_s, 1),
+            "p99_us": round(1e6 * self.p99_s, 1),
+            "max_us": round(1e6 * self.max_s, 1),
+            "others_cores": round(self.others_cores, 3),
+        }
+
+
+def load(
+    server: ProcessTree,
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: int,
+    cpu_s: Callable[[], float] | None = None,
+) -> Load:
+    """Keep so many connections busy, each with one request at a time.
+
+    wrk runs on one thread, beside the server and in no account of it. It corrects its percentiles
+    for requests that a stall kept from being sent.
+
+    Args:
+        server: Whose CPU time is read before and after.
+        port: On 127.0.0.1.
+        requests: Sent in turn, whole: head and body.
+        connections: How many.
+        seconds: How long.
+        cpu_s: Reads the CPU time in place of the server's whole tree.
+
+    Raises:
+        Failed: An answer was an error or did not come, or nothing was answered at all.
+    """
+    read_cpu = cpu_s or (lambda: server.cpu_s)
+    with tempfile.NamedTemporaryFile() as file:
+        write_bodies(Path(file.name), requests)
+        command = [
+            program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+            "-s", str(_SCRIPT), f"http://127.0.0.1:{port}",
+        ]  # fmt: skip
+        before_s, others = read_cpu(), _machine_s() - _children_s()
+        begin = time.monotonic()
+        done = subprocess.run(
+            command, env={**os.environ, "REQUESTS": file.name}, capture_output=True, text=True
+        )
+        spent_s = read_cpu() - before_s
+        others_s = _machine_s() - _children_s() - others - spent_s
+        others_cores = max(0.0, others_s) / (time.monotonic() - begin)
+    if done.returncode:
+        raise Failed(f"wrk: {done.stderr or done.stdout}")
+    found = json.loads(done.stdout.strip().rpartition("\n")[2])
+    if found["failed"] or not found["answers"]:
+        server.check()
+        raise Failed(f"{found['failed']} of {found['answers']} requests failed")
+    times = {f"{name}_s": found[f"{name}_us"] / 1e6 for name in ("p50", "p90", "p99", "max")}
+    return Load(
+        found["answers"],
+        found["took_us"] / 1e6,
+        **times,
+        cpu_s=spent_s,
+        others_cores=others_cores,
+    )
+
+
+def program(name: str) -> str:
+    """The path of a program of Debian's package of the same name.
+
+    Raises:
+        SystemExit: It is not installed; the message says how it is.
+    """
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        raise SystemExit(f"{name} is not installed: apt-get install {name}")
+    return found
+
+
+def _machine_s() -> float:
+    """The time that all cores were busy so far, or taken away by a host of this machine."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
+def _children_s() -> float:
+    """The time that wrk took so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
