@@ -180,7 +180,7 @@ def headrace(executor: str) -> Server:
 # Peers
 
 
-def _order(task: Task, place: Place, wait_ms: int) -> dict[str, str]:
+def _order(task: Task, place: Place, wait_ms: int, workers: int = 1) -> dict[str, str]:
     # The scripts' folder holds what they share; `src` is needed by our models.
     return {
         "PYTHONPATH": f"{PEERS}{os.pathsep}{ROOT / 'src'}",
@@ -189,13 +189,14 @@ def _order(task: Task, place: Place, wait_ms: int) -> dict[str, str]:
         "BENCH_PORT": str(place.port),
         "BENCH_BATCH": str(task.max_batch_size),
         "BENCH_WAIT_MS": str(wait_ms),
+        "BENCH_WORKERS": str(workers),
         "BENCH_TAKES": task.takes,
         "BENCH_GIVES": task.gives,
     }
 
 
-def mosec(wait_ms: int) -> Server:
-    """Mosec with one worker; a window of 0 is none at all."""
+def mosec(wait_ms: int, workers: int = 1) -> Server:
+    """Mosec; a window of 0 is none at all."""
 
     def command(task: Task, place: Place) -> Command:
         program = [str(python_of("mosec")), str(PEERS / "serve_mosec.py")]
@@ -203,7 +204,7 @@ def mosec(wait_ms: int) -> Server:
         options += ["--path", str(place.folder / "mosec")]
         if wait_ms == 0:
             options += ["--wait", "0"]  # else a window of 0 means the default of 10 ms
-        return [*program, *options], _order(task, place, wait_ms)
+        return [*program, *options], _order(task, place, wait_ms, workers)
 
     window = f"{wait_ms} ms window" if wait_ms else "no window"
     return Server(f"mosec, {window}", command, "mosec", path="/inference")

@@ -1,19 +1,18 @@
-"""What the benchmarks share: a server in a process of its own, and clients that wait."""
+"""What the benchmarks share: `headrace serve`, and a client that waits."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from _processes import cpu_s
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,9 +31,8 @@ class Running:
 
     @property
     def cpu_s(self) -> float:
-        """User and system time of the process so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """User and system time of the process so far, and of its ended children."""
+        return cpu_s(self.pid)
 
 
 @contextlib.contextmanager
@@ -103,32 +101,3 @@ def post(path: str, body: bytes, media_type: str) -> bytes:
         f"Content-Type: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-def closed_loop(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> float:
-    """Answers a second, with so many connections that each send again once they are answered.
-
-    The first tenth of the time is not counted. The threads of this process spend their time in
-    waiting: they are no load worth the name beside a model.
-    """
-    counts = [0] * connections
-    begin = time.monotonic() + seconds / 10
-    end = begin + seconds
-
-    def client(number: int) -> None:
-        connection = Connection(port)
-        at = number
-        while (now := time.monotonic()) < end:
-            status, body = connection.ask(requests[at % len(requests)])
-            if status != 200:
-                raise RuntimeError(f"{status}: {body!r}")
-            at += connections
-            counts[number] += begin <= now
-        connection.close()
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / seconds

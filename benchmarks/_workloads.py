@@ -97,12 +97,22 @@ def _tell(workload: str, number: int, server: str, found: Mapping[str, Any]) -> 
 
 def closed(up: Started, connections: int, seconds: int) -> Row:
     """A closed loop of so many connections."""
-    found = load(up.tree, up.port, up.requests, connections=connections, seconds=seconds)
+    try:
+        found = load(
+            up.port,
+            up.requests,
+            connections=connections,
+            seconds=seconds,
+            cpu_s=lambda: up.tree.cpu_s,
+        )
+    except Failed:
+        up.tree.check()  # its own end is the better reason
+        raise
     return found.to_json()
 
 
 def warm(up: Started, connections: int) -> None:
-    load(up.tree, up.port, up.requests, connections=connections, seconds=WARM_S)
+    closed(up, connections, WARM_S)
 
 
 def same_json(expected: bytes) -> Callable[[int, bytes], bool]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from _bodies import write_bodies
-from _processes import TICKS, Failed, ProcessTree
+from _processes import TICKS, Failed
 
 _SCRIPT = Path(__file__).resolve().parent / "wrk.lua"
 
@@ -68,13 +68,12 @@ class Load:
 
 
 def load(
-    server: ProcessTree,
     port: int,
     requests: Sequence[bytes],
     *,
     connections: int,
     seconds: int,
-    cpu_s: Callable[[], float] | None = None,
+    cpu_s: Callable[[], float],
 ) -> Load:
     """Keep so many connections busy, each with one request at a time.
 
@@ -82,36 +81,33 @@ def load(
     for requests that a stall kept from being sent.
 
     Args:
-        server: Whose CPU time is read before and after.
         port: On 127.0.0.1.
         requests: Sent in turn, whole: head and body.
         connections: How many.
         seconds: How long.
-        cpu_s: Reads the CPU time in place of the server's whole tree.
+        cpu_s: Reads the server's CPU time, before and after.
 
     Raises:
         Failed: An answer was an error or did not come, or nothing was answered at all.
     """
-    read_cpu = cpu_s or (lambda: server.cpu_s)
     with tempfile.NamedTemporaryFile() as file:
         write_bodies(Path(file.name), requests)
         command = [
             program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
             "-s", str(_SCRIPT), f"http://127.0.0.1:{port}",
         ]  # fmt: skip
-        before_s, others = read_cpu(), _machine_s() - _children_s()
+        before_s, others = cpu_s(), _machine_s() - _children_s()
         begin = time.monotonic()
         done = subprocess.run(
             command, env={**os.environ, "REQUESTS": file.name}, capture_output=True, text=True
         )
-        spent_s = read_cpu() - before_s
+        spent_s = cpu_s() - before_s
         others_s = _machine_s() - _children_s() - others - spent_s
         others_cores = max(0.0, others_s) / (time.monotonic() - begin)
     if done.returncode:
         raise Failed(f"wrk: {done.stderr or done.stdout}")
     found = json.loads(done.stdout.strip().rpartition("\n")[2])
     if found["failed"] or not found["answers"]:
-        server.check()
         raise Failed(f"{found['failed']} of {found['answers']} requests failed")
     times = {f"{name}_s": found[f"{name}_us"] / 1e6 for name in ("p50", "p90", "p99", "max")}
     return Load(

@@ -4,37 +4,41 @@
     python benchmarks/jobs.py --rounds 9 --seconds 5 --connections 256
 
 CPU is user and system time a request of all the processes of a server, its workers included; the
-load's own is not. The rounds of all servers alternate; the figures are medians. mosec has an
-environment of its own, `.venv-mosec`, which is made when it is not there.
+load's own is not. The rounds of all servers alternate; the figures are medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import json
 import re
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from _load import quick_closed_loop
-from _serving import ROOT, Connection, post
+from _processes import Failed, ProcessTree, free_port, running, wait_until
+from _servers import Task, mosec, started
+from _serving import ROOT, Connection, get, post
+from _workloads import ITEM
+from _wrk import load
 
-BODY = b'{"id": 7, "text": "water to the wheel", "values": [0.25, 0.5, 0.75, 1.0]}'
-REQUEST = post("/inference", BODY, "application/json")
 BATCH = 32
-MOSEC = ROOT / ".venv-mosec"
 HERE = ROOT / "benchmarks"
-TICKS = os.sysconf("SC_CLK_TCK")
 START_S = 30.0
+REQUEST = post("/inference", ITEM, "application/json")
+# Bytes: neither side's JSON is what is measured.
+TASK = Task(
+    f"{HERE}/_models.py:Tensor",
+    [ITEM],
+    lambda _, answer: answer == ITEM,
+    takes="bytes",
+    gives="bytes",
+    max_batch_size=BATCH,
+)
 
 
 class Served(NamedTuple):
@@ -42,98 +46,48 @@ class Served(NamedTuple):
 
     Attributes:
         port: On 127.0.0.1.
-        roots: The processes that were started; theirs count as well.
+        trees: Its processes.
     """
 
     port: int
-    roots: tuple[int, ...]
+    trees: tuple[ProcessTree, ...]
 
     @property
     def cpu_s(self) -> float:
         """User and system time of all processes so far."""
-        return sum(_cpu_s(pid) for root in self.roots for pid in _family(root))
-
-
-def _family(pid: int) -> list[int]:
-    """A process and all that came of it."""
-    found = [pid]
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            found += _family(int(child))
-    return found
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-@contextlib.contextmanager
-def running(command: list[str], env: Mapping[str, str] | None = None) -> Iterator[int]:
-    """A process until the block ends; its pid."""
-    process = subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL
-    )
-    try:
-        yield process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        return sum(tree.cpu_s for tree in self.trees)
 
 
 @contextlib.contextmanager
 def headrace(kind: str, workers: int) -> Iterator[Served]:
     """The batching service with so many workers."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder, contextlib.ExitStack() as stack:
-        path = f"{folder}/s"
-        port = free_port()
-        options = ["--host", "127.0.0.1", "--port", str(port), "--address", path]
+    with tempfile.TemporaryDirectory(prefix="hr-") as name, contextlib.ExitStack() as stack:
+        folder, port = Path(name), free_port()
+
+        def start(what: str, *command: str) -> ProcessTree:
+            log = folder / what
+            program = [sys.executable, *command]
+            return stack.enter_context(running(program, env={}, cwd=ROOT, log=log))
+
+        path = folder / "s"
+        options = ["--host", "127.0.0.1", "--port", str(port), "--address", str(path)]
         options += ["--batch", str(BATCH), "--log-level", "error"]
-        command = [sys.executable, "-m", "headrace", "batching", *options]
-        roots = [stack.enter_context(running(command))]
-        wait_until(lambda: Path(path).exists())
-        for _ in range(workers):
-            worker = [sys.executable, str(HERE / "_jobs.py"), path, kind]
-            roots.append(stack.enter_context(running(worker)))
-        wait_until(lambda: ready_workers(port) == workers)
+        trees = [start("log", "-m", "headrace", "batching", *options)]
+        wait_until(path.exists, within_s=START_S)
+        trees += [
+            start(f"log-{number}", str(HERE / "_jobs.py"), str(path), kind)
+            for number in range(workers)
+        ]
+        wait_until(lambda: ready_workers(port) == workers, within_s=START_S)
         check(port)
-        yield Served(port, tuple(roots))
+        yield Served(port, tuple(trees))
 
 
 @contextlib.contextmanager
-def mosec(workers: int, wait_ms: int) -> Iterator[Served]:
+def peer(workers: int, wait_ms: int) -> Iterator[Served]:
     """Mosec with so many workers and such a window."""
-    port = free_port()
-    command = [str(MOSEC / "bin/python"), str(HERE / "_mosec.py"), "--address", "127.0.0.1"]
-    command += ["--port", str(port), "--log-level", "error"]
-    env = {"WORKERS": str(workers), "BATCH": str(BATCH), "WAIT_MS": str(wait_ms)}
-    # Beside the script lie modules that its own environment lacks.
-    with running(command, {**env, "PYTHONSAFEPATH": "1"}) as pid:
-        wait_until(lambda: answers(port))
-        check(port)
-        yield Served(port, (pid,))
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_until(is_true: object) -> None:
-    until = time.monotonic() + START_S
-    assert callable(is_true)
-    while not is_true():
-        if time.monotonic() > until:
-            raise RuntimeError("a server did not become ready")
-        time.sleep(0.05)
+    with started(mosec(wait_ms, workers), TASK) as up:
+        yield Served(up.port, (up.tree,))
 
 
 def ready_workers(port: int) -> int:
@@ -141,93 +95,54 @@ def ready_workers(port: int) -> int:
         connection = Connection(port)
     except OSError:
         return 0
-    try:
-        _, text = connection.ask(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
-    finally:
-        connection.close()
+    with contextlib.closing(connection):
+        _, text = connection.ask(get("/metrics"))
     found = re.search(rb"^headrace_replicas_ready\{.*\} (\d+)", text, re.MULTILINE)
     return 0 if found is None else int(found[1])
 
 
-def answers(port: int) -> bool:
-    try:
-        connection = Connection(port)
-    except OSError:
-        return False
-    try:
-        return connection.ask(REQUEST)[0] == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
 def check(port: int) -> None:
     """Raise unless it is an echo."""
-    import json
-
-    connection = Connection(port)
-    status, body = connection.ask(REQUEST)
-    connection.close()
-    if status != 200 or json.loads(body) != json.loads(BODY):
-        raise RuntimeError(f"no echo: {status} {body!r}")
+    with contextlib.closing(Connection(port)) as connection:
+        status, body = connection.ask(REQUEST)
+    if status != 200 or json.loads(body) != json.loads(ITEM):
+        raise Failed(f"no echo: {status} {body!r}")
 
 
-def load(server: Served, connections: int, seconds: float) -> tuple[float, float]:
-    """Answers a second, and CPU microseconds an answer."""
-    cpu: list[float] = []
-    answered, took_s = quick_closed_loop(
+def drive(server: Served, connections: int, seconds: int) -> tuple[float, float, float]:
+    """Answers a second, CPU microseconds an answer, and the median in milliseconds."""
+    found = load(
         server.port,
-        REQUEST,
+        [REQUEST],
         connections=connections,
         seconds=seconds,
-        on_warm=lambda: cpu.append(server.cpu_s),
+        cpu_s=lambda: server.cpu_s,
     )
-    return answered / took_s, 1e6 * (server.cpu_s - cpu[0]) / answered
-
-
-def median_ms(server: Served, seconds: float) -> float:
-    """Of one connection that sends again once it is answered."""
-    connection = Connection(server.port)
-    found = []
-    until = time.monotonic() + seconds
-    while (began := time.perf_counter()) and time.monotonic() < until:
-        connection.ask(REQUEST)
-        found.append(1e3 * (time.perf_counter() - began))
-    connection.close()
-    return statistics.median(found)
-
-
-def make_mosec() -> None:
-    if (MOSEC / "bin/mosec").exists():
-        return
-    venv.create(MOSEC, with_pip=True)
-    subprocess.run([str(MOSEC / "bin/python"), "-m", "pip", "-q", "install", "mosec"], check=True)
+    return found.per_second, found.cpu_us, 1e3 * found.p50_s
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=64)
     arguments = parser.parse_args()
-    make_mosec()
     with contextlib.ExitStack() as stack:
         servers = {
             "headrace batching, 1 worker": stack.enter_context(headrace("bytes", 1)),
             "headrace batching, 2 workers": stack.enter_context(headrace("bytes", 2)),
             "headrace batching, 1 of ventu": stack.enter_context(headrace("ventu", 1)),
-            "mosec, 1 worker, 5 ms": stack.enter_context(mosec(1, 5)),
-            "mosec, 2 workers, 5 ms": stack.enter_context(mosec(2, 5)),
-            "mosec, 1 worker, 1 ms": stack.enter_context(mosec(1, 1)),
+            "mosec, 1 worker, 5 ms": stack.enter_context(peer(1, 5)),
+            "mosec, 2 workers, 5 ms": stack.enter_context(peer(2, 5)),
+            "mosec, 1 worker, no window": stack.enter_context(peer(1, 0)),
         }
         names = list(servers)
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
         for number in range(arguments.rounds):
             for place in range(len(names)):
                 name = names[(place + number) % len(names)]
-                rate, cpu_us = load(servers[name], arguments.connections, arguments.seconds)
-                found[name].append((rate, cpu_us, median_ms(servers[name], 1.0)))
+                rate, cpu_us, _ = drive(servers[name], arguments.connections, arguments.seconds)
+                found[name].append((rate, cpu_us, drive(servers[name], 1, 1)[2]))
     first = statistics.median(cpu_us for _, cpu_us, _ in found[names[0]])
     print(f"{arguments.connections} connections, batches of at most {BATCH}; medians of rounds")
     for name in names:

@@ -23,12 +23,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-from _load import quick_closed_loop
+from _processes import children, free_port
 from _serving import ROOT, Connection, Running, post
+from _wrk import Load, load
 
 ELEMENT = '{"id": 7, "text": "water to the wheel", "values": [0.25, 0.5, 0.75, 1.0]}'
 
@@ -37,14 +37,6 @@ def message(elements: int) -> bytes:
     """A POST of so many elements."""
     body = '{"data": [' + ", ".join([ELEMENT] * elements) + '], "error": null}'
     return post("/", body.encode(), "application/json")
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
@@ -79,57 +71,46 @@ def gunicorn(mode: str = "off", metrics_port: int = 9090) -> Iterator[Running]:
             connection.close()
             if status != 200 or not answer.startswith(b'{"data":[{"id":7,'):
                 raise RuntimeError(f"not an echo: {status} {answer!r}")
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            yield Running(port, int(children.split()[0]))
+            yield Running(port, children(process.pid)[0])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
 
 
-def load(server: Running, request: bytes, connections: int, seconds: float) -> tuple[float, float]:
-    """Answers a second, and CPU microseconds an answer."""
-    cpu: list[float] = []
-    answered, took_s = quick_closed_loop(
+def drive(server: Running, request: bytes, connections: int, seconds: int) -> Load:
+    """A closed loop."""
+    return load(
         server.port,
-        request,
+        [request],
         connections=connections,
         seconds=seconds,
-        on_warm=lambda: cpu.append(server.cpu_s),
+        cpu_s=lambda: server.cpu_s,
     )
-    # The loop ends 0.2 s after it stopped to count; the connections send nothing then.
-    return answered / took_s, 1e6 * (server.cpu_s - cpu[0]) / answered
 
 
-def latencies_ms(server: Running, request: bytes, seconds: float) -> list[float]:
-    """Of one connection that sends again once it is answered, sorted."""
-    connection = Connection(server.port)
-    found = []
-    until = time.monotonic() + seconds
-    while (began := time.perf_counter()) and time.monotonic() < until:
-        connection.ask(request)
-        found.append(1e3 * (time.perf_counter() - began))
-    connection.close()
-    return sorted(found)
+def medians(found: Iterable[Load]) -> tuple[float, float]:
+    """Answers a second, and CPU microseconds an answer."""
+    rates, cpu = zip(*((one.per_second, one.cpu_us) for one in found), strict=True)
+    return statistics.median(rates), statistics.median(cpu)
 
 
-def echo(rounds: int, seconds: float) -> None:
+def echo(rounds: int, seconds: int) -> None:
     with gunicorn() as server:
         for connections in (1, 8, 64):
-            found = [load(server, message(1), connections, seconds) for _ in range(rounds)]
-            rate, cpu_us = map(statistics.median, zip(*found, strict=True))
+            found = [drive(server, message(1), connections, seconds) for _ in range(rounds)]
+            rate, cpu_us = medians(found)
             print(f"{connections:3} connections: {rate:8,.0f} messages/s, {cpu_us:5.0f} us of CPU")
-        times = latencies_ms(server, message(1), seconds)
+        one = drive(server, message(1), 1, seconds)
         print(
-            f"one connection: median {statistics.median(times):.2f} ms,"
-            f" 99 % {times[len(times) * 99 // 100]:.2f} ms (virtex 0.1: median 6.3 ms)"
+            f"one connection: median {1e3 * one.p50_s:.2f} ms,"
+            f" 99 % {1e3 * one.p99_s:.2f} ms (virtex 0.1: median 6.3 ms)"
         )
 
 
-def elements(rounds: int, seconds: float) -> None:
+def elements(rounds: int, seconds: int) -> None:
     with gunicorn() as server:
         for count in (1, 16, 128):
-            found = [load(server, message(count), 8, seconds) for _ in range(rounds)]
-            rate, cpu_us = map(statistics.median, zip(*found, strict=True))
+            rate, cpu_us = medians(drive(server, message(count), 8, seconds) for _ in range(rounds))
             print(
                 f"{count:3} elements a message: {count * rate:9,.0f} elements/s,"
                 f" {cpu_us / count:5.1f} us of CPU an element"
@@ -176,7 +157,7 @@ def gateway(kind: str) -> Iterator[int]:
             process.wait(timeout=30)
 
 
-def metrics(rounds: int, seconds: float) -> None:
+def metrics(rounds: int, seconds: int) -> None:
     kinds = ("off", "scrape", "real", "absent", "hanging", "failing")
     with contextlib.ExitStack() as stack:
         servers = {}
@@ -186,22 +167,18 @@ def metrics(rounds: int, seconds: float) -> None:
             else:
                 port = stack.enter_context(gateway(kind))
                 servers[kind] = stack.enter_context(gunicorn("push", port))
-        found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+        found: dict[str, list[Load]] = {kind: [] for kind in kinds}
         for number in range(rounds):
             for place in range(len(kinds)):
                 kind = kinds[(place + number) % len(kinds)]
                 # The others' threads push meanwhile, to each kind's loss alike.
-                found[kind].append(load(servers[kind], message(1), 16, seconds))
+                found[kind].append(drive(servers[kind], message(1), 16, seconds))
     for kind in kinds:
         what = kind if kind in ("off", "scrape") else f"push, gateway {kind}"
-        rate = statistics.median(rate for rate, _ in found[kind])
-        cpu_us = statistics.median(cpu_us for _, cpu_us in found[kind])
-        against = statistics.median(
-            mine[0] / none[0] for mine, none in zip(found[kind], found["off"], strict=True)
-        )
-        cpu_against = statistics.median(
-            mine[1] / none[1] for mine, none in zip(found[kind], found["off"], strict=True)
-        )
+        rate, cpu_us = medians(found[kind])
+        pairs = list(zip(found[kind], found["off"], strict=True))
+        against = statistics.median(mine.per_second / none.per_second for mine, none in pairs)
+        cpu_against = statistics.median(mine.cpu_us / none.cpu_us for mine, none in pairs)
         print(
             f"{what:22} {rate:8,.0f} messages/s ({against:.2f} of off),"
             f" {cpu_us:5.0f} us of CPU ({cpu_against:.2f} of off)"
@@ -215,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a round")
+    parser.add_argument("--seconds", type=int, default=2, help="a round")
     arguments = parser.parse_args()
     for name, part in PARTS.items():
         if arguments.only in (None, name):

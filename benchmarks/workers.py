@@ -4,9 +4,8 @@
     python benchmarks/workers.py --only echo --seconds 10
 
 echo: CPU time a request of the server and of its worker, each by itself, and the system calls
-that the worker makes a batch (where strace is installed). gpu: a stand-in for an accelerator, 5 ms
-a batch and 0.1 ms an item, served against the ideal of full batches back to back. overlap: what a
-batch takes of a model with 2 ms of preprocess a batch and 5 ms of predict.
+that the worker makes a batch (where strace is installed). overlap: what a batch takes of a model
+with 2 ms of preprocess a batch and 5 ms of predict. `run.py` compares whole servers.
 """
 
 from __future__ import annotations
@@ -19,24 +18,30 @@ import signal
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
-from _load import quick_closed_loop
-from _models import FIXED_S, ITEM_S
+from _processes import children
 from _serving import ROOT, Running, post, serving
-
-from headrace import Batching
+from _wrk import Load, load
 
 BODY = b'{"id": 7, "text": "water to the wheel", "values": [0.25, 0.5, 0.75, 1.0]}'
 MODELS = ROOT / "benchmarks" / "_models.py"
-FULL = Batching().max_batch_size
 _CALL = re.compile(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)(?:\s+\d+)?\s+(\w+)$", re.MULTILINE)
+
+
+def drive(server: Running, request: bytes, *, connections: int, seconds: int) -> Load:
+    """A closed loop; its CPU time is the front's."""
+    return load(
+        server.port,
+        [request],
+        connections=connections,
+        seconds=seconds,
+        cpu_s=lambda: server.cpu_s,
+    )
 
 
 def worker_of(server: Running) -> Running:
     """The server's one worker process."""
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return Running(server.port, int(children[0]))
+    return Running(server.port, children(server.pid)[0])
 
 
 def batches_of(server: Running) -> tuple[float, float]:
@@ -51,24 +56,18 @@ def batches_of(server: Running) -> tuple[float, float]:
     return found["count"], found["sum"]
 
 
-def echo(seconds: float) -> None:
+def echo(seconds: int) -> None:
     """CPU time a request, and system calls a batch."""
     request = post("/predict", BODY, "application/json")
     with serving("examples/echo.py:Echo", "--executor", "process") as server:
         worker = worker_of(server)
-        cpu: list[float] = []
-
-        def mark() -> None:
-            cpu[:] = [server.cpu_s, worker.cpu_s]
-
-        answered, took_s = quick_closed_loop(
-            server.port, request, connections=64, seconds=seconds, on_warm=mark
-        )
-        front_us = 1e6 * (server.cpu_s - cpu[0]) / answered
-        worker_us = 1e6 * (worker.cpu_s - cpu[1]) / answered
+        drive(server, request, connections=64, seconds=1)
+        before_s = worker.cpu_s
+        found = drive(server, request, connections=64, seconds=seconds)
+        worker_us = 1e6 * (worker.cpu_s - before_s) / found.answers
         print(
-            f"echo, 64 connections: {answered / took_s:.0f} requests/s,"
-            f" CPU a request: front {front_us:.1f} us, worker {worker_us:.1f} us"
+            f"echo, 64 connections: {found.per_second:.0f} requests/s,"
+            f" CPU a request: front {found.cpu_us:.1f} us, worker {worker_us:.1f} us"
         )
         if shutil.which("strace"):
             system_calls(server, worker, request)
@@ -83,7 +82,7 @@ def system_calls(server: Running, worker: Running, request: bytes) -> None:
             stderr=subprocess.DEVNULL,
         )
         time.sleep(0.5)
-        quick_closed_loop(server.port, request, connections=64, seconds=2.0)
+        drive(server, request, connections=64, seconds=2)
         tracer.send_signal(signal.SIGINT)
         tracer.wait(timeout=10)
         after = batches_of(server)
@@ -95,32 +94,14 @@ def system_calls(server: Running, worker: Running, request: bytes) -> None:
             print(f"    {name:14} {count / batches:.2f} a batch")
 
 
-def gpu(seconds: float) -> None:
-    """The share of the ideal that the stand-in for an accelerator serves."""
-    request = post("/predict", BODY, "application/json")
-    ideal = FULL / (FIXED_S + ITEM_S * FULL)
-    with serving(f"{MODELS}:Gpu", "--executor", "process") as server:
-        for connections in (8, 32, 64, 256):
-            answered, took_s = quick_closed_loop(
-                server.port, request, connections=connections, seconds=seconds
-            )
-            share = answered / took_s / ideal
-            print(f"gpu, {connections} connections: {answered / took_s:.0f} items/s, {share:.3f}")
-
-
-def overlap(seconds: float) -> None:
+def overlap(seconds: int) -> None:
     """The time a batch, against the sleeps themselves on this machine now."""
     request = post("/predict", BODY, "application/json")
     with serving(f"{MODELS}:Handled", "--executor", "process") as server:
-        before: list[tuple[float, float]] = []
-
-        def mark() -> None:
-            before.append(batches_of(server))
-
-        _, took_s = quick_closed_loop(
-            server.port, request, connections=96, seconds=seconds, on_warm=mark
-        )
-        batches = batches_of(server)[0] - before[0][0]
+        drive(server, request, connections=96, seconds=1)
+        before = batches_of(server)[0]
+        took_s = drive(server, request, connections=96, seconds=seconds).took_s
+        batches = batches_of(server)[0] - before
     began, rounds = time.perf_counter(), 100
     for _ in range(rounds):
         time.sleep(0.005)
@@ -130,11 +111,11 @@ def overlap(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["echo", "gpu", "overlap"])
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--only", choices=["echo", "overlap"])
+    parser.add_argument("--seconds", type=int, default=5)
     arguments = parser.parse_args()
     os.environ.setdefault("HEADRACE_LOG_LEVEL", "error")
-    for name, benchmark in (("echo", echo), ("gpu", gpu), ("overlap", overlap)):
+    for name, benchmark in (("echo", echo), ("overlap", overlap)):
         if arguments.only in (None, name):
             benchmark(arguments.seconds)
 

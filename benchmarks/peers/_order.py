@@ -9,6 +9,7 @@ import os
 
 PORT = int(os.environ["BENCH_PORT"])
 BATCH = int(os.environ["BENCH_BATCH"])
+WORKERS = int(os.environ["BENCH_WORKERS"])
 WAIT_MS = int(os.environ["BENCH_WAIT_MS"])
 TAKES_BYTES = os.environ["BENCH_TAKES"] == "bytes"
 GIVES_BYTES = os.environ["BENCH_GIVES"] == "bytes"

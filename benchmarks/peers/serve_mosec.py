@@ -3,7 +3,7 @@
 # mypy: ignore-errors
 from __future__ import annotations
 
-from _order import BATCH, GIVES_BYTES, TAKES_BYTES, WAIT_MS, Pipeline
+from _order import BATCH, GIVES_BYTES, TAKES_BYTES, WAIT_MS, WORKERS, Pipeline
 from mosec import Server, Worker
 
 
@@ -26,5 +26,5 @@ class Served(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Served, num=1, max_batch_size=BATCH, max_wait_time=WAIT_MS)
+    server.append_worker(Served, num=WORKERS, max_batch_size=BATCH, max_wait_time=WAIT_MS)
     server.run()
