@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -112,6 +113,31 @@ def running(
         yield tree
     finally:
         tree.stop()
+
+
+class Surroundings:
+    """What else this machine did since this was made."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._others_s = _machine_s() - _own_s()
+
+    def others_cores(self, spent_s: float = 0.0) -> float:
+        """How many cores others took: not this process, programs it waited for, or `spent_s`."""
+        others_s = _machine_s() - _own_s() - self._others_s - spent_s
+        return round(max(0.0, others_s) / (time.monotonic() - self._begin), 3)
+
+
+def _machine_s() -> float:
+    """The time that all cores were busy so far, or were kept from this machine by its host."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
+def _own_s() -> float:
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
 
 
 def cpu_s(pid: int) -> float:

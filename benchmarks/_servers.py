@@ -201,7 +201,7 @@ def mosec(wait_ms: int, workers: int = 1) -> Server:
     def command(task: Task, place: Place) -> Command:
         program = [str(python_of("mosec")), str(PEERS / "serve_mosec.py")]
         options = ["--address", "127.0.0.1", "--port", str(place.port), "--log-level", "error"]
-        options += ["--path", str(place.folder / "mosec")]
+        options += ["--path", str(place.folder / "mosec"), "--timeout", "60000"]
         if wait_ms == 0:
             options += ["--wait", "0"]  # else a window of 0 means the default of 10 ms
         return [*program, *options], _order(task, place, wait_ms, workers)

@@ -70,13 +70,15 @@ def _commit(found: Row) -> str:
 
 def _others(found: Row) -> str:
     """What ran beside the server and its load while they were measured."""
-    shares = sorted(
-        load["others_cores"]
+    loads = [
+        load
         for server in found.get("servers", {}).values()
         for row in server["rounds"]
         for load in row.values()
-        if isinstance(load, dict) and "others_cores" in load
-    )
+        if isinstance(load, dict)
+    ]
+    measured = [*loads, *(row for row in found.get("alone", []) if "per_second" in row)]
+    shares = sorted(load["others_cores"] for load in measured if "others_cores" in load)
     if not shares:
         return MISSING
     return f"{statistics.median(shares):.2f} (at most {shares[-1]:.2f})"

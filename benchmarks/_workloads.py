@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from _models import FIXED_S, ITEM_S, TALLY, Gpu, tally
-from _processes import Failed
+from _processes import Failed, Surroundings
 from _servers import (
     Server,
     Started,
@@ -64,7 +64,9 @@ def run(workload: Workload, rounds: int, seconds: int) -> Row:
     servers: dict[str, Row] = {s.name: {"rounds": [], "failed": None} for s in workload.servers}
     alone = []
     for number in range(rounds):
-        alone.append(workload.alone(seconds))
+        surroundings = Surroundings()
+        row = workload.alone(seconds)
+        alone.append({**row, "others_cores": surroundings.others_cores()})
         at = number % len(workload.servers)
         for server in [*workload.servers[at:], *workload.servers[:at]]:
             found = servers[server.name]

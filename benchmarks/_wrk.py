@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from _bodies import write_bodies
-from _processes import TICKS, Failed
+from _processes import Failed, Surroundings
 
 _SCRIPT = Path(__file__).resolve().parent / "wrk.lua"
 
@@ -63,7 +61,7 @@ class Load:
             "p90_us": round(1e6 * self.p90_s, 1),
             "p99_us": round(1e6 * self.p99_s, 1),
             "max_us": round(1e6 * self.max_s, 1),
-            "others_cores": round(self.others_cores, 3),
+            "others_cores": self.others_cores,
         }
 
 
@@ -93,17 +91,15 @@ def load(
     with tempfile.NamedTemporaryFile() as file:
         write_bodies(Path(file.name), requests)
         command = [
-            program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+            program("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s",
             "-s", str(_SCRIPT), f"http://127.0.0.1:{port}",
         ]  # fmt: skip
-        before_s, others = cpu_s(), _machine_s() - _children_s()
-        begin = time.monotonic()
+        before_s, surroundings = cpu_s(), Surroundings()
         done = subprocess.run(
             command, env={**os.environ, "REQUESTS": file.name}, capture_output=True, text=True
         )
         spent_s = cpu_s() - before_s
-        others_s = _machine_s() - _children_s() - others - spent_s
-        others_cores = max(0.0, others_s) / (time.monotonic() - begin)
+        others_cores = surroundings.others_cores(spent_s)
     if done.returncode:
         raise Failed(f"wrk: {done.stderr or done.stdout}")
     found = json.loads(done.stdout.strip().rpartition("\n")[2])
@@ -129,16 +125,3 @@ def program(name: str) -> str:
     if found is None:
         raise SystemExit(f"{name} is not installed: apt-get install {name}")
     return found
-
-
-def _machine_s() -> float:
-    """The time that all cores were busy so far, or taken away by a host of this machine."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-    return (user + nice + system + irq + softirq + steal) / TICKS
-
-
-def _children_s() -> float:
-    """The time that wrk took so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
