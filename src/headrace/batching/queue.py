@@ -138,7 +138,7 @@ class Queue:
             self._refuse(count, size, wait_s + self.count * item_s)
         for item in items:
             item.arrived = now
-        self._enter(items, item_s)
+        self._enter(items, item_s, count, size)
         return count
 
     def admit_each(
@@ -154,8 +154,9 @@ class Queue:
         Returns:
             The admitted items, and the refused ones with the errors that `admit` would raise.
         """
-        if self._has_room(*_together(items)):
-            self._enter(items, item_s)
+        count, size = _together(items)
+        if self._has_room(count, size):
+            self._enter(items, item_s, count, size)
             return items, ()
         admitted, refused = [], []
         for item in items:
@@ -170,8 +171,8 @@ class Queue:
     def _has_room(self, count: int, size: int) -> bool:
         return self.count + count <= self.max_items and self.size_bytes + size <= self.max_bytes
 
-    def _enter(self, items: Sequence[Item], item_s: float) -> None:
-        """Give items their place in the order, and put them there."""
+    def _enter(self, items: Sequence[Item], item_s: float, count: int, size_bytes: int) -> None:
+        """Give items, which together are so many and so large, their place in the order."""
         buckets, step_s, number = self.buckets, self._priority_step_s, self._admitted
         for item in items:
             number += 1
@@ -180,16 +181,21 @@ class Queue:
             if item.client is not None:
                 start = self._start(start, item.client, item_s)
             item.rank = start - item.priority * step_s
-            # As `insert`, without its call: this is what each item goes through.
+            # As `insert`, without its calls: this is what each item goes through.
             bucket = buckets.get(item.key)
             if bucket is None:
                 bucket = buckets[item.key] = Bucket(item.key)
-            bucket.insert(item)
-            self.count += item.count
-            self.size_bytes += item.size_bytes
+            waiting = bucket.items
+            if waiting and item.rank <= waiting[-1].rank:
+                bucket.insert(item)
+            else:
+                waiting.append(item)
+                bucket.count += item.count
             if item.client is not None:
                 self._clients[item.client].count += item.count
         self._admitted = number
+        self.count += count
+        self.size_bytes += size_bytes
 
     def insert(self, item: Item) -> None:
         """Put an item at its rank: a new one, or one that comes back from a lost replica."""

@@ -303,7 +303,10 @@ class QuickExchange(FastExchange):
         connection._since = now = self.predict.clock()
         connection.oldest = None
         status, media_type, body = outcome.status, outcome.media_type, outcome.body
-        self.plan.counts.answered(status, now - self.received)
+        if status == 200:
+            self.plan.counts.seconds.observe(now - self.received)
+        else:
+            self.plan.counts.answered(status, now - self.received)
         heads = connection.heads
         start = heads.starts.get((status, media_type))
         if start is None or heads.defaults is not connection.state.default_headers:

@@ -13,6 +13,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the buckets of batch sizes."""
 
 
+OK = 200
+"""The status that nearly every answer has."""
+
 MAX_PENDING = 256
 """Observations that wait to be sorted into their buckets."""
 
@@ -111,20 +114,27 @@ class RouteCounts:
     """What is counted of the requests of one route.
 
     Attributes:
-        statuses: Answered requests by status.
         seconds: From a request's head to its answer.
     """
 
-    __slots__ = ("seconds", "statuses")
+    __slots__ = ("_statuses", "seconds")
 
     def __init__(self) -> None:
-        self.statuses: defaultdict[int, int] = defaultdict(int)
+        self._statuses: defaultdict[int, int] = defaultdict(int)
         self.seconds = Histogram(SECONDS)
 
     def answered(self, status: int, duration_s: float) -> None:
-        """A request was answered."""
-        self.statuses[status] += 1
+        """A request was answered. To observe its seconds alone is the same for a 200."""
+        if status != OK:
+            self._statuses[status] += 1
         self.seconds.observe(duration_s)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """Answered requests by status."""
+        others = sum(self._statuses.values())
+        answered = self.seconds.count - others
+        return {**({OK: answered} if answered else {}), **self._statuses}
 
 
 class HttpCounts:
@@ -155,7 +165,7 @@ class HttpCounts:
             {
                 (name, status): count
                 for name, counts in list(self.routes.items())
-                for status, count in list(counts.statuses.items())
+                for status, count in counts.statuses.items()
             }
         )
 
