@@ -243,6 +243,11 @@ class Serve(Protocol):
     ) -> Served: ...
 
 
+def _target(models: Path, name: str) -> str:
+    """A model of the file, or one of another file that is named with it."""
+    return name if ":" in name else f"{models}:{name}"
+
+
 def starter(folder: Path, servers: list[Served], models: Path = MODELS) -> Serve:
     """A `Serve` whose servers are to be stopped by the caller."""
 
@@ -263,7 +268,7 @@ def starter(folder: Path, servers: list[Served], models: Path = MODELS) -> Serve
             place += ["--set", f"{key.replace('__', '.')}={value}"]
         command = [sys.executable, "-m", "headrace", "serve", "--executor", executor]
         process = subprocess.Popen(
-            [*command, "--log-format", "json", *place, *(f"{models}:{name}" for name in names)],
+            [*command, "--log-format", "json", *place, *(_target(models, name) for name in names)],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,14 +10,42 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Serve, Served, starter
+from tests.faults.contract import WAYS, Contract, by
 from tests.faults.watch import kill, tree
 
 MODELS = Path(__file__).with_name("models.py")
+HTTP_MODELS = Path(__file__).with_name("http_models.py")
+ECHO = f"{Path(__file__).parents[2] / 'examples' / 'echo.py'}:Echo"
+MIB = 1 << 20
+TIGHT = {
+    "limits__max_json_bytes": MIB // 2,
+    "limits__max_body_bytes": MIB,
+    "limits__max_response_bytes": 12 * MIB,
+    "limits__max_queue_bytes": 8 * MIB,
+    "limits__head_timeout_s": 1.0,
+    "limits__body_timeout_s": 1.0,
+    "limits__keep_alive_s": 600,
+}
+"""Limits that a test reaches soon."""
+LOOSE = {
+    "limits__max_json_bytes": 1 << 40,
+    "limits__max_body_bytes": 1 << 40,
+    "limits__max_queue_bytes": 1 << 40,
+    "limits__max_head_bytes": 1 << 40,
+    "limits__max_headers": 1 << 40,
+    "limits__max_depth": 512,
+    "limits__head_timeout_s": 600.0,
+    "limits__body_timeout_s": 600.0,
+    "limits__keep_alive_s": 600,
+}
+"""No limits to speak of: what the others defend from gets through."""
 GONE_S = 3.0
 """How soon nothing of a killed server may be left, on a busy machine."""
 
@@ -54,6 +82,44 @@ def serve() -> Iterator[Serve]:
         for server in servers:
             server.stop()
         assert not any(left)
+
+
+@pytest.fixture(scope="session", params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """The way of predict requests."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def contract(way: str) -> Iterator[Contract]:
+    """One server for all rows, each of which must leave it as it was."""
+    with served_http(way, **TIGHT) as server:
+        contract = Contract(server, way)
+        yield contract
+        contract.close()
+
+
+@pytest.fixture(scope="session")
+def undefended(way: str) -> Iterator[Served]:
+    """A server without limits, where a row fails if it tests its limit."""
+    with served_http(way, **LOOSE) as server:
+        yield server
+
+
+@contextmanager
+def served_http(way: str, **settings: Any) -> Iterator[Served]:
+    """A server of all models of `http_models.py` and of examples/echo.py, its first."""
+    servers: list[Served] = []
+    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+        names = (ECHO, "Canary", "Typed", "Size", "Held", "Large")
+        try:
+            server = starter(Path(folder), servers, HTTP_MODELS)(*names, **settings, **by(way))
+            yield server
+            server.terminate()
+            assert server.exit_code() == 0
+        finally:
+            for each in servers:
+                each.stop()
 
 
 def end_what_is_left(server: Served) -> set[int]:

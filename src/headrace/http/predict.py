@@ -189,7 +189,7 @@ class Predict:
             raise MethodNotAllowed(f"expected POST, got {method[:16]}")
         plan.card = endpoint.card
         plan.timeout_s = timeout_of(headers, self.limits)
-        check_content_encoding(headers)
+        check_codings(headers)
         plan.formats = endpoint.negotiate(headers.get("content-type"), headers.get("accept"))
         plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
         prefer = headers.get("prefer")
@@ -236,8 +236,16 @@ def timeout_of(headers: Mapping[str, str], limits: Limits) -> float:
     return min(seconds, limits.max_request_timeout_s)
 
 
-def check_content_encoding(headers: Mapping[str, str]) -> None:
-    """Raise UnsupportedMediaType for a compressed body: nothing here inflates one."""
+def check_codings(headers: Mapping[str, str]) -> None:
+    """Refuse a compressed body: nothing here inflates one.
+
+    Raises:
+        InvalidHeader: It is compressed on its way.
+        UnsupportedMediaType: It is compressed itself.
+    """
+    coding = headers.get("transfer-encoding", "chunked").strip().lower()
+    if coding != "chunked":
+        raise InvalidHeader(f"Transfer-Encoding: expected chunked alone, got '{clip(coding)}'")
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType(

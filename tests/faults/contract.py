@@ -1,0 +1,460 @@
+"""What a server owes its clients whatever some of them do, checked around each row of faults.
+
+`Contract.watch` gives a `Client` that logs all it was answered. When the row is over, these hold:
+
+- the client's log and the server's metrics agree on every request that was taken;
+- two canaries on connections of their own were answered all along, rightly and soon;
+- the server's process is the same, alive and ready;
+- each error has our form, and tells nothing of the server's inside;
+- the server's records are JSON, name requests that the client knows, and are no flood.
+
+`Contract.hold` also repeats the row, and compares what the server holds before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from headrace.config import known_settings
+from tests.e2e.conftest import Answer, Served, Wire, eventually
+from tests.faults.watch import SLACK_BYTES, Held, held, rss_bytes
+
+WAYS = ("asgi", "fast") if "fast_path" in known_settings() else ("asgi",)
+"""The ways of a predict request from the socket to the engine; one suite runs over all."""
+
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", 25))
+"""How often `hold` repeats a row."""
+LATE_S = 0.75
+"""For a busy machine, beyond what is promised."""
+SETTLE_S = 10.0
+"""How long the server may take to let go of what a row has left behind, on a busy machine."""
+MAX_ERROR_BYTES = 2048
+MAX_ECHO = 64
+MAX_PER_SECOND = 10
+
+_PAGE_ID = "page-"
+_INSIDE = re.compile(rb"Traceback|\.py\b|0x[0-9a-f]{6}|/tmp/|/home/|site-packages|asyncio|uvicorn")
+
+
+def by(way: str) -> dict[str, str]:
+    """The settings that send predict requests one way."""
+    return {"fast_path": str(way == "fast").lower()} if len(WAYS) > 1 else {}
+
+
+def message(path: str, body: bytes | str, headers: str = "", method: str = "POST") -> bytes:
+    """A whole request; `headers` are lines that end with CR LF."""
+    raw = body.encode() if isinstance(body, str) else body
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n{headers}\r\n"
+    return head.encode() + raw
+
+
+class LoggedWire(Wire):
+    """A bare connection whose answers are logged.
+
+    Args:
+        server: Where to connect.
+        client: Whose log it is.
+    """
+
+    def __init__(self, server: Served, client: Client) -> None:
+        super().__init__(server)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._client = client
+
+    def send(self, data: bytes | str) -> None:
+        self._client.sent(data.encode() if isinstance(data, str) else data)
+        super().send(data)
+
+    def answer(self) -> Answer:
+        return self._client.took(super().answer())
+
+    def rest(self) -> list[Answer]:
+        """All answers until the server closes; a reset where an answer is due is an error."""
+        answers = []
+        while not self.has_ended():
+            answers.append(self.answer())
+        return answers
+
+    def has_ended(self) -> bool:
+        """Whether the server has no more to say: it waits for the next byte to know."""
+        if not self._buffer:
+            with suppress(ConnectionResetError):  # we sent what it did not want to read
+                self._buffer = self.socket.recv(1 << 16)
+        return not self._buffer
+
+    def reset(self) -> None:
+        """Vanish: close in a way that tells the other side nothing but that it is over."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+class Client:
+    """Sends what a row wants, and keeps the log.
+
+    Attributes:
+        statuses: Answers to predict requests that the server took.
+        refusals: Answers to what the server did not take for a request, by status.
+        abandoned: The least and the most requests that the server may have taken and whose answer
+            nobody read.
+    """
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.statuses: Counter[int] = Counter()
+        self.refusals: Counter[int] = Counter()
+        self.codes: Counter[str] = Counter()
+        self.ids: set[str] = set()
+        self.abandoned = (0, 0)
+        self._wires: list[Wire] = []
+        self._kept: LoggedWire | None = None
+        self._lock = threading.Lock()
+        self._last_sent = b""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wire(self) -> LoggedWire:
+        """A connection, closed at the latest when the round is over."""
+        wire = LoggedWire(self.server, self)
+        self._wires.append(wire)
+        return wire
+
+    def talk(self, data: bytes) -> list[Answer]:
+        """Send bytes on a connection of their own; all answers until the server closes it."""
+        wire = self.wire()
+        with suppress(ConnectionError):  # it need not read to the end what it refuses
+            wire.send(data)
+        answers = wire.rest()
+        wire.socket.close()
+        return answers
+
+    def ask(self, path: str, body: bytes | str, headers: str = "") -> Answer:
+        """Ask on a connection that is kept while the server keeps it."""
+        wire = self._kept or self.wire()
+        wire.send(message(path, body, headers))
+        answer = wire.answer()
+        self._kept = None if answer.headers.get("connection") == "close" else wire
+        return answer
+
+    def abandon(self, at_least: int, at_most: int | None = None) -> None:
+        """So many more requests were taken and left alone."""
+        low, high = self.abandoned
+        self.abandoned = (low + at_least, high + (at_least if at_most is None else at_most))
+
+    def sent(self, data: bytes) -> None:
+        self._last_sent = (self._last_sent + data)[-(1 << 16) :]
+
+    def took(self, answer: Answer) -> Answer:
+        if answer.status == 100:
+            return answer
+        with self._lock:
+            name = answer.headers.get("x-request-id")
+            if name is None:
+                self.refusals[answer.status] += 1
+            elif not name.startswith(_PAGE_ID):
+                self.statuses[answer.status] += 1
+                self.ids.add(name)
+            if answer.status >= 400:
+                check_error(answer, self.server, self._last_sent)
+                if name is not None and not name.startswith(_PAGE_ID):
+                    self.codes[answer.code] += 1
+        return answer
+
+    def close(self) -> None:
+        for wire in self._wires:
+            wire.socket.close()
+        self._wires.clear()
+        self._kept = None
+
+
+def check_error(answer: Answer, server: Served, sent: bytes) -> None:
+    """Whether an error has our form and tells nothing that is not the caller's business."""
+    body = answer.body
+    if answer.headers["content-type"] != "application/json":
+        assert body == b"a replica hangs\n"
+        return
+    value = json.loads(body)
+    if set(value) in ({"ready", "reason", "models"}, {"status", "models"}):
+        return  # a probe that says no
+    assert set(value) == {"error", "code", "details"}, value
+    assert isinstance(value["details"], list) and value["code"] and value["error"]
+    assert len(body) <= MAX_ERROR_BYTES
+    host, port = server.host_and_port
+    secrets = (str(server.process.pid), f"{host}:{port}", str(server.folder), os.getcwd())
+    assert not _INSIDE.search(body), body
+    assert not any(re.search(rf"(?<!\d){re.escape(each)}(?!\d)", body.decode()) for each in secrets)
+    parts = (body[at : at + MAX_ECHO + 1] for at in range(len(body) - MAX_ECHO))
+    assert not any(part in sent for part in parts), "it repeats too much of what was sent"
+
+
+class Told(NamedTuple):
+    """What the server's metrics say."""
+
+    statuses: Counter[int]
+    gone: int
+    in_flight: int
+    items: Counter[str]
+    gauges: dict[str, float]
+
+
+def told(server: Served) -> Told:
+    """One scrape."""
+    statuses: Counter[int] = Counter()
+    items: Counter[str] = Counter()
+    gone = in_flight = 0
+    gauges: dict[str, float] = {}
+    for family in text_string_to_metric_families(server.get("/metrics").text):
+        for name, labels, value, *_ in family.samples:
+            if name == "headrace_http_requests_total":
+                statuses[int(labels["status"])] += int(value)
+            elif name == "headrace_http_disconnects_total":
+                gone = int(value)
+            elif name == "headrace_http_requests_in_flight":
+                in_flight = int(value)
+            elif name == "headrace_items_total":
+                items[labels["model"]] += int(value)
+            elif name in _GAUGES:
+                gauges[name] = gauges.get(name, 0.0) + value
+    return Told(statuses, gone, in_flight, items, gauges)
+
+
+_GAUGES = ("headrace_queue_items", "headrace_queue_bytes", "headrace_running_items")
+
+
+class Canary:
+    """A client that behaves, on one connection for all rows: what it is answered is known.
+
+    Args:
+        server: Whom it asks.
+        path: A predict route of the model `canary`, which doubles.
+        form: How a number is asked, and how its double is answered.
+    """
+
+    def __init__(self, server: Served, path: str, form: Callable[[int], Any]) -> None:
+        self.answered = 0
+        self.times: list[float] = []
+        self._path = path
+        self._form = form
+        self._wire = Wire(server)
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.answered, self.times, self._error = 0, [], None
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; raises what went wrong."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(60.0)
+            assert not self._thread.is_alive()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._wire.socket.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.003) or len(self.times) < 3:
+                self._ask()
+        except BaseException as error:
+            self._error = error
+
+    def _ask(self) -> None:
+        n = 1 + self.answered
+        began = time.monotonic()
+        self._wire.post(self._path, json.dumps(self._form(n)), "x-request-id: canary\r\n")
+        answer = self._wire.answer()
+        self.times.append(time.monotonic() - began)
+        assert (answer.status, answer.headers["x-request-id"]) == (200, "canary"), answer.body
+        expected = self._form(2 * n)
+        if isinstance(expected, dict):
+            expected = {"predictions": expected["instances"]}
+        assert answer.json() == expected
+        self.answered += 1
+
+
+class Contract:
+    """One server, and what it owes.
+
+    Args:
+        server: It serves the model `canary` of `tests/faults/http_models.py` among others.
+        way: That of its predict requests, one of `WAYS`.
+    """
+
+    def __init__(self, server: Served, way: str) -> None:
+        self.server = server
+        self.way = way
+        self._pid = server.process.pid
+        self._canaries = [
+            Canary(server, "/models/canary/predict", lambda n: n),
+            Canary(server, "/v1/models/canary:predict", lambda n: {"instances": [n, 7 * n]}),
+        ]
+        self._read = 0
+        self._ids = {"canary"}
+        self._unknown = 0
+        self._failed: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self.quiet_s = self._quiet_s()
+
+    @contextmanager
+    def watch(self, *, reaches: int | None = None) -> Iterator[Client]:
+        """A row: what is done with the client leaves the server as it was.
+
+        Args:
+            reaches: How many items end in the models, those of the canaries apart; None for any
+                number.
+        """
+        before = told(self.server)
+        client = Client(self.server)
+        began = time.monotonic()
+        with self._canaries_sing(client):
+            try:
+                yield client
+            finally:
+                client.close()
+        self._check_accounts(client, before, reaches)
+        self._check_alive()
+        self._check_records(client, time.monotonic() - began)
+
+    def hold(
+        self,
+        act: Callable[[Client], object],
+        *,
+        rounds: int = ROUNDS,
+        reaches: int | None = None,
+        slack_bytes: int = SLACK_BYTES,
+    ) -> None:
+        """Repeat a row: nothing that the server holds grows.
+
+        Args:
+            act: The row, once.
+            rounds: How often, after it has been done as often again for warmth.
+            reaches: As in `watch`, for each time.
+            slack_bytes: What memory may grow by.
+        """
+        in_all = None if reaches is None else 2 * rounds * reaches
+        with self.watch(reaches=in_all) as client:
+            _repeat(act, client, rounds)
+            before, memory = self._held(), rss_bytes(self.server)
+            _repeat(act, client, rounds)
+            eventually(lambda: _is_within(self._held(), before), "all to be freed", SETTLE_S)
+            assert rss_bytes(self.server) - memory <= slack_bytes, "memory grows"
+
+    def close(self) -> None:
+        """The accounts of all rows together: no failure without a record, or a count of it."""
+        for canary in self._canaries:
+            canary.close()
+        for code, failed in self._failed.items():
+            assert 0 < self._told[code] <= failed + self._unknown, (code, self._told, failed)
+
+    def _held(self) -> Held:
+        self.server.get("/livez")  # so that the connection of the probes is open each time
+        return held(self.server)
+
+    def _quiet_s(self) -> float:
+        for canary in self._canaries:
+            canary.start()
+        time.sleep(0.5)
+        for canary in self._canaries:
+            canary.stop()
+        return max(_p99(canary.times) for canary in self._canaries)
+
+    @contextmanager
+    def _canaries_sing(self, client: Client) -> Iterator[None]:
+        for canary in self._canaries:
+            canary.start()
+        try:
+            yield
+        finally:
+            for canary in self._canaries:
+                canary.stop()
+                client.statuses[200] += canary.answered
+        slowest = max(_p99(canary.times) for canary in self._canaries)
+        assert slowest <= 2 * self.quiet_s + 0.05 + LATE_S, "a canary waited"
+
+    def _check_accounts(self, client: Client, before: Told, reaches: int | None) -> None:
+        low, high = client.abandoned
+
+        def agree() -> bool:
+            now = told(self.server)
+            answered = now.statuses - before.statuses
+            unread = (answered - client.statuses).total() + now.gone - before.gone
+            is_at_rest = not now.in_flight and not any(now.gauges.values())
+            is_whole = not client.statuses - answered
+            return is_at_rest and is_whole and low <= unread <= high
+
+        with suppress(AssertionError):
+            eventually(agree, "the client's log and the metrics to agree", 5.0)
+        now = told(self.server)
+        assert agree(), (client.statuses, now.statuses - before.statuses, now, client.abandoned)
+        if reaches is not None:
+            ended = now.items - before.items
+            del ended["canary"]
+            assert ended.total() == reaches, ended
+
+    def _check_alive(self) -> None:
+        server = self.server
+        assert server.process.poll() is None and server.process.pid == self._pid
+        began = time.monotonic()
+        assert server.get("/livez").status_code == 200
+        assert time.monotonic() - began < 0.1 + LATE_S
+        eventually(lambda: server.get("/readyz").status_code == 200, "ready", SETTLE_S)
+
+    def _check_records(self, client: Client, took_s: float) -> None:
+        self._ids |= client.ids
+        self._unknown += client.abandoned[1]
+        self._failed += client.codes
+        lines = self.server.log_lines[self._read :]
+        self._read += len(lines)
+        unknown = 0
+        codes: Counter[str] = Counter()
+        for record in map(json.loads, lines):
+            if record["logger"] == "uvicorn.error":
+                continue
+            assert record["message"] == "request failed", record
+            unknown += record["request_id"] not in self._ids
+            assert "traceback" not in record or record["code"] in _TRACED, record
+            codes[record["code"]] += 1
+            self._told[record["code"]] += 1 + record.get("held_back", 0)
+        assert unknown <= self._unknown, "records of requests that nobody sent"
+        assert all(n <= MAX_PER_SECOND * (took_s + 2) for n in codes.values()), "a flood"
+
+
+_TRACED = ("model_error", "output_error")
+
+
+def _repeat(act: Callable[[Client], object], client: Client, rounds: int) -> None:
+    for _ in range(rounds):
+        act(client)
+        client.close()
+
+
+def _is_within(now: Held, before: Held) -> bool:
+    return all(new <= old for new, old in zip(now, before, strict=True))
+
+
+def _p99(times: list[float]) -> float:
+    ordered = sorted(times)
+    return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]

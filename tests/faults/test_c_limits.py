@@ -1,0 +1,175 @@
+"""Too much: it is refused at the limit, before memory is spent on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.e2e.conftest import Served, eventually
+from tests.faults.conftest import MIB, TIGHT
+from tests.faults.contract import Client, Contract, message
+from tests.faults.watch import SLACK_BYTES, rss_bytes
+
+pytestmark = pytest.mark.slow
+
+JSON_LIMIT = int(TIGHT["limits__max_json_bytes"])
+BODY_LIMIT = int(TIGHT["limits__max_body_bytes"])
+QUEUE_LIMIT = int(TIGHT["limits__max_queue_bytes"])
+CHUNKED = "host: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def spaces(size: int) -> bytes:
+    return b"[" + b" " * (size - 2) + b"]"
+
+
+def chunked(path: str, chunk: bytes, count: int) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\n{CHUNKED}".encode()
+    return head + b"%x\r\n%s\r\n" % (len(chunk), chunk) * count + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/predict", JSON_LIMIT), ("/models/size/predict", BODY_LIMIT)]
+)
+def test_a_body_at_the_limit_is_taken(contract: Contract, path: str, limit: int) -> None:
+    def act(client: Client) -> None:
+        assert client.ask(path, spaces(limit)).json() == ([] if limit == JSON_LIMIT else limit)
+        whole = chunked(path, spaces(limit), 1)
+        wire = client.wire()
+        wire.send(whole)
+        assert wire.answer().status == 200
+
+    contract.hold(act, rounds=10, reaches=2)
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"), [("/predict", JSON_LIMIT), ("/models/size/predict", BODY_LIMIT)]
+)
+def test_one_byte_over_the_limit_is_refused(contract: Contract, path: str, limit: int) -> None:
+    contract.hold(lambda client: over_the_limit(client, path, limit), rounds=10, reaches=0)
+
+
+def over_the_limit(client: Client, path: str, limit: int) -> None:
+    body = spaces(limit + 1)
+    for data in (message(path, body), chunked(path, body, 1), chunked(path, body[:-1], 9)):
+        wire = client.wire()
+        with suppress(ConnectionError):
+            wire.send(data)
+        with suppress(ConnectionResetError):  # what it does not read it may throw away
+            answer = wire.answer()
+            assert (answer.status, answer.headers["connection"]) == (413, "close")
+            continue
+        client.abandon(1)
+
+
+@pytest.mark.parametrize(
+    "declared", [JSON_LIMIT + 1, 2**31, 2**63 - 1], ids=["limit+1", "2^31", "2^63-1"]
+)
+def test_a_declared_body_over_the_limit_is_refused_at_its_head(
+    contract: Contract, declared: int
+) -> None:
+    def act(client: Client) -> None:
+        wire = client.wire()
+        wire.send(f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {declared}\r\n\r\n")
+        answer = wire.answer()
+        assert (answer.status, answer.code) == (413, "too_large")
+        assert wire.has_ended()
+
+    contract.hold(act, reaches=0)
+
+
+@pytest.mark.parametrize("size", [1, 10, 4096, MIB])
+def test_chunks_without_end_are_cut_off_at_the_limit(contract: Contract, size: int) -> None:
+    chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
+
+    def act(client: Client) -> None:
+        wire = client.wire()
+        wire.socket.settimeout(10.0)
+        wire.send(f"POST /predict HTTP/1.1\r\n{CHUNKED}")
+        sent = 0
+        before = rss_bytes(contract.server)
+        piece = chunk * max(1, 65536 // len(chunk))
+        with suppress(ConnectionError):
+            while sent < 64 * MIB:
+                wire.socket.sendall(piece)
+                sent += len(piece)
+        assert sent < 64 * MIB
+        assert rss_bytes(contract.server) - before < JSON_LIMIT + 16 * SLACK_BYTES
+        try:
+            assert wire.answer().status == 413
+        except ConnectionError:
+            client.abandon(1)  # it was answered; the reset overtook the answer
+
+    contract.hold(act, rounds=2, reaches=0)
+
+
+def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
+    """As many as the limit lets in; what they cost stays near what they hold."""
+    with contract.watch(reaches=1) as client:
+        before = rss_bytes(contract.server)
+        wire = client.wire()
+        wire.send(chunked("/models/size/predict", b"x", 1_000_000))
+        assert wire.answer().json() == 1_000_000
+        assert rss_bytes(contract.server) - before < 16 * MIB
+
+
+def test_more_instances_than_the_queue_takes_are_refused_whole(contract: Contract) -> None:
+    body = json.dumps({"instances": [1] * 100_000})
+
+    def act(client: Client) -> None:
+        answer = client.ask("/v1/models/echo:predict", body)
+        assert (answer.status, answer.code) == (413, "too_large")
+
+    contract.hold(act, rounds=5, reaches=0)
+
+
+@pytest.fixture
+def held(contract: Contract) -> Iterator[Served]:
+    """Its model `held` works on nothing before it is told to."""
+    flag = contract.server.folder / "size"
+    flag.unlink(missing_ok=True)
+    yield contract.server
+    flag.touch()
+
+
+def test_bodies_that_wait_have_a_budget(contract: Contract, held: Served) -> None:
+    body = bytes(BODY_LIMIT - 1)
+    with contract.watch() as client:
+        wires = [client.wire() for _ in range(40)]
+        for wire in wires:
+            wire.send(message("/models/held/predict", body))
+        # At least so many bodies are over it, whatever the replica has taken already.
+        over = len(wires) - 2 - QUEUE_LIMIT // len(body)
+        requests = "headrace_http_requests_total"
+        eventually(lambda: held.metric(requests, status="503") >= over, "refusals")
+        assert held.metric("headrace_queue_bytes", model="held") <= QUEUE_LIMIT
+        held.set("size")
+        answers = [wire.answer() for wire in wires]
+        refused = [answer for answer in answers if answer.status == 503]
+        assert over <= len(refused) < len(wires)
+        assert all(answer.code == "queue_full" for answer in refused)
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert all(a.json() == len(body) for a in answers if a.status == 200)
+
+
+@pytest.mark.parametrize("order", [-2000, -100_000, 13 * MIB], ids=["deep", "deeper", "large"])
+def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order: int) -> None:
+    def act(client: Client) -> None:
+        body = json.dumps({"instances": [5, order, 6]})
+        answer = client.ask("/v1/models/large:predict", body, "prefer: handling=lenient\r\n")
+        assert answer.json()["predictions"] == ["xxxxx", None, "xxxxxx"]
+        assert answer.json()["errors"]["1"]["code"] == "output_error"
+        answer = client.ask("/models/large/predict", str(order))
+        assert (answer.status, answer.code) == (500, "output_error")
+
+    contract.hold(act, rounds=3, reaches=4)
+
+
+# The rows fail where nothing is limited
+
+
+def test_without_its_limit_a_large_body_passes(undefended: Served) -> None:
+    with Client(undefended) as client, pytest.raises((AssertionError, KeyError)):
+        over_the_limit(client, "/models/size/predict", BODY_LIMIT)
