@@ -137,12 +137,14 @@ class Connection(asyncio.Protocol):
         "_answer_bytes",
         "_app_state",
         "_fault",
+        "_has_ended",
         "_head_bytes",
         "_headers",
         "_holds",
         "_in_head",
         "_is_ending",
         "_is_last",
+        "_is_new_head",
         "_is_refused",
         "_is_surplus",
         "_later",
@@ -192,6 +194,8 @@ class Connection(asyncio.Protocol):
         self._is_refused = False
         self._is_ending = False
         self._is_last = False
+        self._is_new_head = False
+        self._has_ended = False
         self._is_surplus = False
         self._since: Instant = 0.0
         self._answer_bytes = 0
@@ -235,6 +239,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; whether it may still read its answers."""
+        if self._rest and not self._is_refused:
+            self._has_ended = True  # the end comes behind what is kept
+            return True
         if self.oldest is None or self._is_ending:
             return False
         if self.reading is not None or self._in_head:
@@ -299,6 +306,8 @@ class Connection(asyncio.Protocol):
         if self._holds & CLOGGED:
             return self._unread_overdue(now)
         if self.reading is not None:
+            if self._holds or self._rest:
+                self._since = now  # it is this side that does not read
             due = self._since + limits.body_timeout_s
             if due <= now:
                 self._since = now
@@ -339,7 +348,7 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse what may be read ahead, and keep the rest."""
-        was_in_head, self._rest = self._in_head, b""
+        self._is_new_head, self._rest = False, b""
         size, at = len(data), 0
         try:
             if size <= SLICE_BYTES:
@@ -356,18 +365,19 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             pass  # no other protocol is spoken here: the request was answered as it stands
         except httptools.HttpParserError:
-            self.refuse(self._fault or RequestError("expected a well-formed HTTP/1.1 request"))
+            if not self._is_refused:  # by what came before it
+                self.refuse(self._fault or RequestError("expected a well-formed HTTP/1.1 request"))
             return
         if self._is_far_ahead:
             self._hold(AHEAD)
         if self._in_head:
-            self._head_goes_on(size, is_new=not was_in_head)
+            self._head_goes_on(size)
         elif self.reading is not None:
             self.sweep.expect(self._since + self.limits.body_timeout_s)
 
-    def _head_goes_on(self, size: int, *, is_new: bool) -> None:
+    def _head_goes_on(self, size: int) -> None:
         """A head has come in part."""
-        if is_new:
+        if self._is_new_head:
             if self.oldest is None:
                 self._since = system_clock()
             self.sweep.expect(system_clock() + self.limits.head_timeout_s)
@@ -381,13 +391,15 @@ class Connection(asyncio.Protocol):
         """Parse what was kept while the client was too far ahead."""
         if self._rest and not self._is_refused and not self._holds:
             self._parse(self._rest)
+            if self._has_ended and not self._rest and not self.eof_received():
+                self.transport.close()
 
     @property
     def _is_far_ahead(self) -> bool:
         return self._later is not None and len(self._later) >= MAX_AHEAD
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._is_new_head = True
         self._head_bytes = self._unparsed_bytes = 0
         self._url = b""
         self._headers = []
@@ -397,8 +409,9 @@ class Connection(asyncio.Protocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Also called for the trailers of a chunked body, which count to the head."""
-        self._headers.append((name.lower(), value))
+        """Also called for the trailers of a chunked body, which count to the head and tell nothing."""
+        if self._in_head:
+            self._headers.append((name.lower(), value))
         self._count(len(name) + len(value))
 
     def _count(self, size: int) -> None:
@@ -421,6 +434,9 @@ class Connection(asyncio.Protocol):
             raise self._fault
         parser = self._parser
         version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._fault = RequestError("expected HTTP/1.0 or HTTP/1.1")
+            raise self._fault
         head = Head(
             parser.get_method().decode("ascii"),
             self._url,
@@ -555,6 +571,8 @@ class Connection(asyncio.Protocol):
             self._holds &= ~why
             if not self._holds and not self.transport.is_closing():
                 self.transport.resume_reading()
+                if self._rest:
+                    self._loop.call_soon(self._go_on)
 
     def _probe(self, number: int) -> None:
         """Find out whether a client that sends no more still reads.

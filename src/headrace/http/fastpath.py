@@ -128,10 +128,12 @@ class FastConnection(Connection):
             else:
                 turn.run(body)
             return
+        # The end of a head, or of a body and what follows it, may look like a whole request.
+        is_start = not (self._in_head or self._rest or self.reading)
         self._memo = None
         super().data_received(data)
         candidate, self._candidate = self._candidate, None
-        if candidate is not None:
+        if is_start and candidate is not None:
             self._remember(data, candidate)
 
     def take_turn(self, head: Head) -> None:
