@@ -31,6 +31,7 @@ TIGHT = {
     "limits__max_queue_bytes": 8 * MIB,
     "limits__head_timeout_s": 1.0,
     "limits__body_timeout_s": 1.0,
+    "limits__write_timeout_s": 1.0,
     "limits__keep_alive_s": 600,
 }
 """Limits that a test reaches soon."""

@@ -82,11 +82,11 @@ class LoggedWire(Wire):
         return self._client.took(super().answer())
 
     def rest(self) -> list[Answer]:
-        """All answers until the server closes; a reset where an answer is due is an error."""
+        """All final answers until the server closes; one that is cut off is an error."""
         answers = []
         while not self.has_ended():
             answers.append(self.answer())
-        return answers
+        return [answer for answer in answers if answer.status != 100]
 
     def has_ended(self) -> bool:
         """Whether the server has no more to say: it waits for the next byte to know."""
