@@ -489,6 +489,8 @@ class Batcher:
 
 
 def _too_late(item: Item) -> Failure:
-    message = f"there was no answer within {item.deadline - item.arrived:.6g} s"
+    # Rounded: a body that was waited for takes a little of the time that was asked for.
+    within_s = item.deadline - item.arrived
+    message = f"there was no answer within {round(within_s, 2) or within_s:.6g} s"
     is_queued = item.state is QUEUED
     return Failure.of(DeadlineExceeded(message, stage="queued" if is_queued else "running"))
