@@ -113,8 +113,9 @@ def served_http(way: str, **settings: Any) -> Iterator[Served]:
     servers: list[Served] = []
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         names = (ECHO, "Canary", "Typed", "Size", "Held", "Large")
+        settings |= by(way)
         try:
-            server = starter(Path(folder), servers, HTTP_MODELS)(*names, **settings, **by(way))
+            server = starter(Path(folder), servers, HTTP_MODELS)(*names, **settings)
             yield server
             server.terminate()
             assert server.exit_code() == 0

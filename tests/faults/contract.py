@@ -39,7 +39,7 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", 25))
 """How often `hold` repeats a row."""
 LATE_S = 0.75
 """For a busy machine, beyond what is promised."""
-SETTLE_S = 10.0
+SETTLE_S = 20.0
 """How long the server may take to let go of what a row has left behind, on a busy machine."""
 MAX_ERROR_BYTES = 2048
 MAX_ECHO = 64
@@ -406,7 +406,7 @@ class Contract:
             return is_at_rest and is_whole and low <= unread <= high
 
         with suppress(AssertionError):
-            eventually(agree, "the client's log and the metrics to agree", 5.0)
+            eventually(agree, "the client's log and the metrics to agree", SETTLE_S)
         now = told(self.server)
         assert agree(), (client.statuses, now.statuses - before.statuses, now, client.abandoned)
         if reaches is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Served, eventually
 from tests.faults.conftest import MIB, TIGHT, rounds
 from tests.faults.contract import Client, Contract, LoggedWire, message
-from tests.faults.watch import rss_bytes
+from tests.faults.watch import held, rss_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -77,9 +76,19 @@ def occupied(client: Client) -> Iterator[list[LoggedWire]]:
         client.server.set(flag)
 
 
+@pytest.fixture
+def noticed(request: pytest.FixtureRequest, way: str, go: Callable[[LoggedWire], None]) -> None:
+    """Whoever closes looks like one who has sent all: what tells them apart is a probe."""
+    if way == "asgi" and go is WAYS_TO_GO["closes"]:
+        reason = "the application's requests are not probed"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+
+
+@pytest.mark.parametrize("count", [1, 3])
 @go
+@pytest.mark.usefixtures("noticed")
 def test_what_nobody_waits_for_leaves_the_queue(
-    contract: Contract, go: Callable[[LoggedWire], None]
+    contract: Contract, go: Callable[[LoggedWire], None], count: int
 ) -> None:
     queued = "headrace_queue_items"
     server = contract.server
@@ -88,17 +97,31 @@ def test_what_nobody_waits_for_leaves_the_queue(
         with occupied(client) as wires:
             leaving = [client.wire() for _ in range(20)]
             for wire in leaving:
-                wire.send(message("/models/typed/predict", '{"n":1}') * 3)
+                wire.send(message("/models/typed/predict", '{"n":1}') * count)
             eventually(lambda: server.metric(queued, model="typed") >= len(leaving), "a queue")
             for wire in leaving:
                 go(wire)
-            client.abandon(len(leaving), 3 * len(leaving))
+            client.abandon(len(leaving), count * len(leaving))
             eventually(lambda: server.metric(queued, model="typed") == 0, "them to leave", 5.0)
         assert [wire.answer().json() for wire in wires] == [10] * 5
     assert server.metric("headrace_items_total", model="typed", code="ok") == right + 5
 
 
+@pytest.mark.xfail(reason="while a client is too far ahead its connection is not listened to")
+def test_a_client_that_is_far_ahead_and_vanishes_leaves_the_queue(contract: Contract) -> None:
+    server, queued = contract.server, "headrace_queue_items"
+    with contract.watch() as client:
+        with occupied(client):
+            wire = client.wire()
+            wire.send(message("/models/typed/predict", '{"n":1}') * 60)
+            eventually(lambda: server.metric(queued, model="typed") > 0, "a queue")
+            wire.reset()
+            client.abandon(1, 60)
+            eventually(lambda: server.metric(queued, model="typed") == 0, "it to leave", 3.0)
+
+
 @go
+@pytest.mark.usefixtures("noticed")
 def test_a_client_that_goes_while_it_runs_changes_nothing_for_its_mates(
     contract: Contract, go: Callable[[LoggedWire], None]
 ) -> None:
@@ -189,31 +212,30 @@ def test_what_is_done_for_a_client_that_does_not_read_is_bounded(contract: Contr
         for _ in range(count):
             wire = client.wire()
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            wire.send(message("/models/large/predict", str(4 * MIB)) * 40)
+            wire.send(message("/models/large/predict", str(MIB)) * 60)
             wires.append(wire)
         eventually(lambda: server.metric(items, model="large") >= before + count, "answers")
         time.sleep(0.5)  # for those that nobody shall work on
         assert server.metric(items, model="large") - before <= count * MAX_HELD
-        assert rss_bytes(server) - memory < count * MAX_HELD * 4 * MIB
+        assert rss_bytes(server) - memory < count * MAX_HELD * MIB
         assert client.ask("/predict", "1").json() == 1
         for wire in wires:
             wire.reset()
-        client.abandon(0, count * 40)
+        client.abandon(0, count * 60)
 
 
-MAX_HELD = 6
-"""Answers that one connection may hold at most, of the 40 that it asked for."""
+MAX_HELD = 30
+"""Answers that one connection may hold at most, of the 60 that it asked for."""
 
 
 def test_a_client_that_never_reads_is_closed(contract: Contract) -> None:
     with contract.watch() as client:
         wire = client.wire()
         wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        before = held(contract.server).fds
         wire.send(message("/models/large/predict", str(11 * MIB)))
         client.abandon(0, 1)
-        poll = select.poll()
-        poll.register(wire.socket, 0)  # errors and ends alone
-        assert poll.poll(10_000), "it is reset at the deadline"
+        eventually(lambda: held(contract.server).fds < before, "the server to give it up")
 
 
 def test_many_clients_at_once_each_get_their_own_answer(contract: Contract) -> None:

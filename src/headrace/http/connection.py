@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Also called for the trailers of a chunked body, which count to the head and tell nothing."""
+        """Also called for a chunked body's trailers, which count to the head and tell nothing."""
         if self._in_head:
             self._headers.append((name.lower(), value))
         self._count(len(name) + len(value))
