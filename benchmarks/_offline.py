@@ -28,14 +28,15 @@ def main(target: str, file: str, media_type: str, seconds: float) -> None:
         for body in read_bodies(Path(file))
     ]
     size = replica.card.batching.max_batch_size
-    outcomes: dict[int, Outcome] = {}
 
-    def run(at: int) -> None:
+    def run(at: int) -> dict[int, Outcome]:
         batch = [(place, payloads[(at + place) % len(payloads)]) for place in range(size)]
-        isolation = replica.run(batch, outcomes.__setitem__)
+        outcomes: list[tuple[int, Outcome]] = []
+        isolation = replica.run(batch, outcomes.append)
         assert isolation is None
+        return dict(outcomes)
 
-    run(0)
+    outcomes = run(0)
     first = [outcomes[place] for place in range(3)]
     done, begin = 0, time.monotonic()
     while (now := time.monotonic()) < begin + seconds:
