@@ -14,61 +14,17 @@ from typing import Any, ClassVar
 from ..call import Outcome, Payload, Value
 from ..config import Limits
 from ..dialects import too_large
-from ..endpoint import Endpoint
 from ..errors import HeadraceError
 from .connection import GRACE_S, Connection, Head
 from .errors import body_is_late
 from .exchange import Exchange, Headers
 from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
+from .memo import MAX_STRANGE, Memo, Memos, head_of
 from .predict import Plan, Predict
 
-MAX_MEMOS = 256
-"""Heads that a server remembers; with one more it begins anew."""
 OWN_WRITE_BYTES = 64 * 1024
 """A body larger than this is not copied behind its head."""
-
-_HEAD_END = b"\r\n\r\n"
-
-
-class Memo:
-    """A head that was seen, and what it decides; what is asked of each request, near at hand.
-
-    Attributes:
-        head: Its bytes, the empty line included.
-        head_bytes: How many those are.
-        size: Of a whole request with this head, whose body has a fixed length.
-        plan: What it decides.
-        turn: Makes the exchanges.
-        is_one_payload: Whether the body is a payload as it stands.
-    """
-
-    __slots__ = (
-        "card",
-        "engine",
-        "generation",
-        "head",
-        "head_bytes",
-        "input_type",
-        "is_one_payload",
-        "output_type",
-        "plan",
-        "size",
-        "turn",
-    )
-
-    def __init__(self, head: bytes, size: int, plan: Plan, endpoint: Endpoint) -> None:
-        self.head = head
-        self.head_bytes = len(head)
-        self.size = size
-        self.plan = plan
-        self.engine = endpoint.engine
-        self.card = plan.card
-        self.generation = plan.generation
-        self.is_one_payload = endpoint.dialect.is_one_payload
-        self.input_type, self.output_type = plan.formats.input_type, plan.formats.output_type
-        is_quick = self.is_one_payload and plan.request_id is None
-        self.turn = QuickExchange if is_quick else FastExchange
 
 
 class FastConnection(Connection):
@@ -81,15 +37,16 @@ class FastConnection(Connection):
     """
 
     predict: ClassVar[Predict]
-    memos: ClassVar[dict[bytes, Memo]]
+    memos: ClassVar[Memos]
     heads: ClassVar[ReplyHeads]
 
-    __slots__ = ("_candidate", "_memo")
+    __slots__ = ("_candidate", "_memo", "_strange")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._memo: Memo | None = None
         self._candidate: Plan | None = None
+        self._strange = 0
 
     @classmethod
     def serving(
@@ -102,7 +59,7 @@ class FastConnection(Connection):
     ) -> type[FastConnection]:
         """The class that serves these predict requests; see `Connection.limited`."""
         made = cls.limited(limits, grace_s=grace_s, max_connections=max_connections)
-        made.predict, made.memos, made.heads = predict, {}, ReplyHeads(predict.id_prefix)
+        made.predict, made.memos, made.heads = predict, Memos(), ReplyHeads(predict.id_prefix)
         return made
 
     def data_received(self, data: bytes) -> None:
@@ -110,24 +67,19 @@ class FastConnection(Connection):
         if (
             memo is not None
             and self.oldest is None
-            and len(data) == memo.size
-            and data.startswith(memo.head)
             and memo.engine.card is memo.card
             and memo.generation == self.predict.generation
         ):
-            predict, plan = self.predict, memo.plan
-            now = predict.clock()
-            predict.counts.begun = number = predict.counts.begun + 1
-            self.oldest = turn = memo.turn(
-                predict, plan, now, number, is_read=True, connection=self
-            )
-            body = data[memo.head_bytes :]
-            if memo.is_one_payload:
-                payload = Payload(body, memo.input_type, memo.output_type)
-                turn.ticket = memo.engine.post(now, payload, now + plan.timeout_s, turn)
-            else:
-                turn.run(body)
-            return
+            if len(data) == memo.size and data.startswith(memo.head):
+                self._ask(memo, data[memo.head_bytes :], memo.own_id)
+                return
+            found = memo.match(data)
+            if found is not None:
+                size = int(found[memo.length_group])
+                end = found.end()
+                if len(data) - end == size <= memo.plan.max_body_bytes:
+                    self._ask(memo, data[end:], found[memo.id_group] if memo.id_group else None)
+                    return
         # The end of a head, or of a body and what follows it, may look like a whole request.
         is_start = not (self._in_head or self._rest or self.reading)
         self._memo = None
@@ -135,6 +87,23 @@ class FastConnection(Connection):
         candidate, self._candidate = self._candidate, None
         if is_start and candidate is not None:
             self._remember(data, candidate)
+
+    def _ask(self, memo: Memo, body: bytes, own_id: bytes | None) -> None:
+        """Serve a whole request whose head is remembered."""
+        predict, plan = self.predict, memo.plan
+        now = predict.clock()
+        predict.counts.begun = number = predict.counts.begun + 1
+        if memo.is_one_payload:
+            self.oldest = turn = QuickExchange(
+                predict, plan, now, number, is_read=True, connection=self, own_id=own_id
+            )
+            payload = Payload(body, memo.input_type, memo.output_type)
+            turn.ticket = memo.engine.post(now, payload, now + plan.timeout_s, turn)
+        else:
+            self.oldest = other = FastExchange(
+                predict, plan, now, number, is_read=True, connection=self, own_id=own_id
+            )
+            other.run(body)
 
     def take_turn(self, head: Head) -> None:
         place = self.predict.find(head.method, head.path()[0]) if head.method == "POST" else None
@@ -181,22 +150,14 @@ class FastConnection(Connection):
 
     def _remember(self, data: bytes, plan: Plan) -> None:
         """Remember a head, if the data was one whole request with it and nothing else."""
-        length = dict(self._headers).get(b"content-length", b"")
         is_whole = self.reading is None and not self._in_head and self._later is None
-        if not is_whole or self._is_last or self._is_refused or not length.isdigit():
+        if not is_whole or self._is_last or self._is_refused or self._strange >= MAX_STRANGE:
             return
-        head_bytes = len(data) - int(length)
-        if data.find(_HEAD_END) != head_bytes - len(_HEAD_END):
+        head = head_of(data, self._headers)
+        if head is None:
             return
-        head, memos = data[:head_bytes], self.memos
-        memo = memos.get(head)
-        if memo is None or not self.predict.is_current(memo.plan):
-            if len(memos) >= MAX_MEMOS:
-                memos.clear()
-            endpoint = plan.endpoint
-            assert endpoint is not None  # or it would have been refused
-            memo = memos[head] = Memo(head, len(data), plan, endpoint)
-        self._memo = memo
+        self._memo = self.memos.find(head, plan, len(data))
+        self._strange = self._strange + 1 if self._memo is None else 0
 
 
 class FastExchange(Exchange):
@@ -211,6 +172,7 @@ class FastExchange(Exchange):
         pieces: Of the body, while it is read.
         size: What they have together.
         ready: The answer's head and body, while requests before it are not answered.
+        own_id: The client's own request id, where the head is remembered without it.
     """
 
     keep_alive: bool = True
@@ -221,6 +183,13 @@ class FastExchange(Exchange):
     pieces: list[bytes] | None = None
     size: int = 0
     ready: tuple[bytes, bytes] | None = None
+    own_id: bytes | None = None
+
+    @property
+    def request_id(self) -> str:
+        if self.own_id is not None:
+            return self.own_id.decode("ascii")
+        return super().request_id
 
     # As a turn
 
@@ -310,13 +279,15 @@ class QuickExchange(FastExchange):
         else:
             self.plan.counts.answered(status, now - self.received)
         heads = connection.heads
-        start = heads.starts.get((status, media_type))
-        if start is None or heads.defaults is not connection.state.default_headers:
-            start = heads.start(connection.state.default_headers, status, media_type)
-        size = len(body)
-        if size <= OWN_WRITE_BYTES:
-            answer = b"%b%x\r\ncontent-length: %d\r\n\r\n%b" % (start, self.number, size, body)
-            connection.transport.write(answer)
+        starts = heads.starts.get((status, media_type))
+        if starts is None or heads.defaults is not connection.state.default_headers:
+            starts = heads.start(connection.state.default_headers, status, media_type)
+        size, own_id = len(body), self.own_id
+        if own_id is None:
+            head = b"%b%x\r\ncontent-length: %d\r\n\r\n" % (starts[0], self.number, size)
         else:
-            head = b"%b%x\r\ncontent-length: %d\r\n\r\n" % (start, self.number, size)
+            head = b"%b%b\r\ncontent-length: %d\r\n\r\n" % (starts[1], own_id, size)
+        if size <= OWN_WRITE_BYTES:
+            connection.transport.write(head + body)
+        else:
             connection.transport.writelines((head, body))

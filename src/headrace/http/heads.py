@@ -13,7 +13,8 @@ class ReplyHeads:
 
     Attributes:
         defaults: The headers of every answer, by which the present heads were made.
-        starts: All up to the request's id, by status and media type, where the id is ours.
+        starts: All up to the request's number where its id is ours, and up to its id where that is
+            the client's; by status and media type.
 
     Args:
         id_prefix: Of the ids of requests that bring none.
@@ -23,11 +24,11 @@ class ReplyHeads:
 
     def __init__(self, id_prefix: str) -> None:
         self.defaults: DefaultHeaders = []
-        self.starts: dict[tuple[int, str], bytes] = {}
+        self.starts: dict[tuple[int, str], tuple[bytes, bytes]] = {}
         self._id_prefix = id_prefix
 
-    def start(self, defaults: DefaultHeaders, status: int, media_type: str) -> bytes:
-        """Make a head up to the request's number.
+    def start(self, defaults: DefaultHeaders, status: int, media_type: str) -> tuple[bytes, bytes]:
+        """Make the two starts of a head.
 
         Args:
             defaults: The headers of every answer; another list when they have changed.
@@ -38,9 +39,9 @@ class ReplyHeads:
             self.defaults = defaults
             self.starts.clear()
         lines = first_lines(defaults, status, media_type)
-        start = f"{lines}x-request-id: {self._id_prefix}".encode("latin-1")
-        self.starts[status, media_type] = start
-        return start
+        theirs = f"{lines}x-request-id: ".encode("latin-1")
+        starts = self.starts[status, media_type] = theirs + self._id_prefix.encode(), theirs
+        return starts
 
 
 def first_lines(defaults: DefaultHeaders, status: int, media_type: str) -> str:

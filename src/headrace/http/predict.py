@@ -46,7 +46,10 @@ _PATTERNS = {
     route: re.compile(re.escape(route).replace(re.escape("{name}"), r"([^/:]+)"))
     for route in ROUTES
 }
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+SAFE_ID = "[A-Za-z0-9._:/+=@-]{1,128}"
+"""A client's request id that can be echoed, as a regular expression."""
+
+_REQUEST_ID = re.compile(SAFE_ID)
 _LENIENT = re.compile(r"(?:^|[,;\s])handling\s*=\s*\"?lenient\b", re.IGNORECASE)
 
 
@@ -159,7 +162,8 @@ class Predict:
     def plan(self, place: Place, method: str, headers: Mapping[str, str]) -> Plan:
         """What a request's head decides, or why it cannot be served.
 
-        It is the same for every request with this head, for as long as it `is_current`.
+        It is the same for every request with this head, while the model has the same card and the
+        routes have the same `generation`.
 
         Args:
             place: What its path leads to.
@@ -199,15 +203,6 @@ class Predict:
         """A number for a request that begins."""
         self.counts.begun += 1
         return self.counts.begun
-
-    def is_current(self, plan: Plan) -> bool:
-        """Whether the same head would still decide the same."""
-        endpoint = plan.endpoint
-        return (
-            plan.generation == self.generation
-            and endpoint is not None
-            and endpoint.engine.card is plan.card
-        )
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
