@@ -17,6 +17,7 @@ import cProfile
 import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -28,10 +29,12 @@ from headrace.call import Outcome, Payload, Value
 from headrace.executors.socket import Peer, SocketExecutor
 from headrace.lane import Lane
 from headrace.replica import Replica
-from headrace.wire import Cards, Connection, Ready, Setup, Welcome
+from headrace.wire import Cards, Connection, Memory, Ready, Setup, Welcome
 from headrace.workers.channel import Channel
+from headrace.workers.heap import keep_freed_memory
 from headrace.workers.loop import Job, Loop
 from headrace.workers.mark import Mark, create_memory
+from headrace.workers.memory import SharedMemory, create_segments
 
 BODY = b'{"id": 7, "text": "water to the wheel", "values": [0.25, 0.5, 0.75, 1.0]}'
 SECRET = b"of a benchmark"
@@ -62,9 +65,9 @@ CASES: dict[str, tuple[type[Model], str, bytes]] = {
 }
 
 
-def work(sock: socket.socket, model: Model, profile: bool) -> None:
+def work(sock: socket.socket, model: Model, memory: Memory | None, profile: bool) -> None:
     """Be the worker, until the front hangs up."""
-    channel = Channel(sock, Connection("worker", SECRET, os.urandom(32)))
+    channel = Channel(sock, Connection("worker", SECRET, os.urandom(32), memory=memory))
     mark = Mark(create_memory("mark"))
     replica = Replica(model, mark=mark.replica_slots)
     while not any(isinstance(m, Welcome) for m in channel.receive() or ()):
@@ -128,9 +131,9 @@ class Front(SocketExecutor):
     def started(self, batch: Batch) -> None:
         pass
 
-    def part(self, batch: Batch, index: int, outcome: Outcome, last: bool) -> None:
-        assert type(outcome) is Value
-        self.answered += 1
+    def parts(self, batch: Batch, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        assert all(type(outcome) is Value for _, outcome in outcomes)
+        self.answered += len(outcomes)
 
     def ended(self, batch: Batch) -> None:
         if not self.is_over:
@@ -152,11 +155,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
     """Print what a request of one case costs."""
     model, media_type, body = CASES[name]
     ours, theirs = socket.socketpair()
+    fd = create_segments(options.memory * 2**20) if options.memory else None
     pid = os.fork()
     if not pid:
         ours.close()
         try:
-            work(theirs, model(), options.profile == "worker")
+            memory = None if fd is None else SharedMemory(fd, "worker").memory
+            work(theirs, model(), memory, options.profile == "worker")
         finally:
             os._exit(0)
     theirs.close()
@@ -165,7 +170,8 @@ def measure(name: str, options: argparse.Namespace) -> None:
 
     async def main() -> None:
         front = Front(media_type, body, size, options.slots)
-        connection = Connection("front", SECRET, os.urandom(32), setup=Setup())
+        memory = None if fd is None else SharedMemory(fd, "front").memory
+        connection = Connection("front", SECRET, os.urandom(32), setup=Setup(), memory=memory)
         peer = Peer(0, connection, front)
         peer.events = cast(Any, front)
         front.peers[0] = peer
@@ -205,9 +211,11 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CASES))
     parser.add_argument("--size", type=int, default=0, help="items a batch")
     parser.add_argument("--slots", type=int, default=1, help="batches at once")
+    parser.add_argument("--memory", type=int, default=64, help="MiB of each segment")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--profile", choices=["front", "worker"])
     options = parser.parse_args()
+    keep_freed_memory()
     for name in CASES:
         if options.only in (None, name):
             measure(name, options)

@@ -144,6 +144,12 @@ class Workers(Settings):
     recycle_memory_bytes: Annotated[int, Meta(ge=0)] = setting(
         "with how much resident memory a worker is replaced; 0 is never", 0
     )
+    shared_memory_bytes: Annotated[int, Meta(ge=0, le=1024 * 1024 * MIB)] = setting(
+        "memory that the server shares with each of its workers for bodies of more than 64 KiB,"
+        " for requests and for answers as much each, taken as it is needed; bodies that find no"
+        " room in it go over the socket; 0 is none",
+        64 * MIB,
+    )
     stop_timeout_s: Annotated[float, Meta(gt=0)] = setting(
         "how long a worker that was told to stop may take, before it is killed", 5.0
     )

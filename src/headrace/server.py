@@ -28,6 +28,7 @@ from .errors import ConfigError
 from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
 from .listener import BindError, address_of, listening, remover_of
 from .version import __version__
+from .workers.heap import keep_freed_memory
 
 EXIT_OK = 0
 EXIT_BIND = 3
@@ -121,6 +122,7 @@ class Server:
             except BindError as error:
                 _log.error(error.message)
                 return EXIT_BIND
+        keep_freed_memory()
         self.address = address_of(listener)
         self._remove_socket = remover_of(listener)
         try:

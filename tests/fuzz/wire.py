@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-STATES = ("unproven", "challenged", "proven", "ready")
-FRAMED = 8
+STATES = ("unproven", "challenged", "proven", "ready", "shared")
+FRAMED = 16
 MAX_INPUT_BYTES = 2048
 MAX_RSS_MIB = 512
 
@@ -88,7 +88,7 @@ def _target() -> Callable[[bytes], None]:
     def target(data: bytes) -> None:
         if len(data) < 3:
             return
-        state, side, size = STATES[data[0] % 4], data[0] // 4 % 2, data[1] or 1
+        state, side, size = STATES[data[0] % 8 % 5], data[0] // 8 % 2, data[1] or 1
         stream = _framed(data[2:]) if data[0] & FRAMED else data[2:]
         whole = outcome(stream, state, side, 2 * MAX_INPUT_BYTES)
         assert whole == outcome(stream, state, side, size)
@@ -106,14 +106,32 @@ def _seeds() -> list[bytes]:
     frames = [
         driver.joined(child.take_outgoing()),
         *map(driver.joined, map(encode, driver.EXAMPLES)),
+        *_shared(),
     ]
     streams = [*frames, b"".join(frames[5:7]), frames[8] + frames[9], b"".join(frames[9:])]
     loose = [
         bytes([frame.kind]) + len(frame.header).to_bytes(2, "little") + frame.header + frame.payload
         for frame in map(driver.frame, driver.EXAMPLES)
     ]
-    plain = [bytes([head, 64]) + stream for head in range(8) for stream in streams]
-    return plain + [bytes([head | FRAMED, 64]) + each for head in range(8) for each in loose]
+    heads = range(FRAMED)
+    plain = [bytes([head, 64]) + stream for head in heads for stream in streams]
+    return plain + [bytes([head | FRAMED, 64]) + each for head in heads for each in loose]
+
+
+def _shared() -> list[bytes]:
+    """A batch and its answer whose large bodies are in memory."""
+    from headrace.call import Payload, Value
+    from headrace.wire import End, Parts, Run
+    from tests.unit.wire import driver
+    from tests.unit.wire.test_arbitrary import LIMITS, SEGMENT_BYTES
+
+    pair = driver.ready_pair(LIMITS, SEGMENT_BYTES)
+    body = bytes(SEGMENT_BYTES // 2 + 1)
+    items = ((0, Payload(body=body, input_type="a/b", output_type="a/b")),)
+    run = driver.joined(pair.front.send(Run(8, items)))
+    driver.feed(pair.worker, run)
+    answer = pair.worker.send(Parts(8, ((0, Value(body, "a/b")),), End.ENDED))
+    return [run, driver.joined(answer)]
 
 
 if __name__ == "__main__":

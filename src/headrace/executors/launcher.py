@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import secrets
 import select
@@ -10,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from ..config import Workers
+from ..wire import Memory
 from ..workers.mark import Mark, create_memory
+from ..workers.memory import SharedMemory, create_segments
 from ..workers.resources import (
     DEVICE_VARIABLE,
     THREAD_VARIABLES,
@@ -51,6 +54,7 @@ class Worker:
         secret: What it proves itself by.
         mark: What it is at.
         crash_fd: Where its interpreter reports a fatal signal.
+        memory: Shared for large bodies; None for none.
         pid_fd: Readable once it has ended.
 
     Args:
@@ -69,16 +73,32 @@ class Worker:
             mark_fd, self.crash_fd = (_memory(name, held) for name in ("mark", "crash"))
             self.mark = Mark(mark_fd)
             held.callback(self.mark.close)
+            self.memory: Memory | None = None
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             held.enter_context(self._socket)
-            with theirs:
+            with theirs, self._share(launch.settings.shared_memory_bytes, held) as memory_fd:
                 self._lent: socket.socket | None = self._socket.dup()
                 held.callback(self._close_lent)
-                shared = (theirs.fileno(), mark_fd, self.crash_fd)
+                shared = (theirs.fileno(), mark_fd, self.crash_fd, memory_fd)
                 self._process = _launch(target, self.secret, seat, seats, launch, shared)
             self.pid_fd = _pid_fd(self._process)
             held.callback(os.close, self.pid_fd)
             self._held = held.pop_all()
+
+    @contextmanager
+    def _share(self, size: int, held: ExitStack) -> Iterator[int | None]:
+        """Map memory for large bodies; gives its descriptor, for the worker."""
+        if not size:
+            yield None
+            return
+        fd = create_segments(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+        try:
+            shared = SharedMemory(fd, "front")
+            held.callback(shared.close)
+            self.memory = shared.memory
+            yield fd
+        finally:
+            os.close(fd)
 
     def share_socket(self) -> socket.socket:
         """Connected to the worker; the caller's to close. It is to be had once."""
@@ -153,17 +173,18 @@ def _launch(
     seat: int,
     seats: int,
     launch: Launch,
-    shared: tuple[int, int, int],
+    shared: tuple[int, int, int, int | None],
 ) -> subprocess.Popen[bytes]:
     """Start a worker with its ends of the socket, the mark and the crash report."""
     settings = launch.settings
     cpus = sorted(os.sched_getaffinity(0))
-    fd, mark_fd, crash_fd = shared
+    fd, mark_fd, crash_fd, memory_fd = shared
     start = Start(
         secret=secret,
         fd=fd,
         mark_fd=mark_fd,
         crash_fd=crash_fd,
+        memory_fd=memory_fd,
         parent=os.getpid(),
         cpus=cpus_of(seat, seats, cpus) if settings.pin_cpus else None,
         niceness=settings.niceness,
@@ -181,7 +202,8 @@ def spawn(target: str, start: Start, environ: Mapping[str, str]) -> subprocess.P
     Raises:
         OSError: There is no process to be had.
     """
-    shared = (fd for fd in (start.fd, start.mark_fd, start.crash_fd) if fd is not None)
+    fds = (start.fd, start.mark_fd, start.crash_fd, start.memory_fd)
+    shared = (fd for fd in fds if fd is not None)
     return subprocess.Popen(
         [sys.executable, "-m", "headrace.workers", target],
         env=environ,

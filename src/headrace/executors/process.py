@@ -118,7 +118,9 @@ class ProcessExecutor(SocketExecutor):
             limits=self._limits, batching=self._batching, model=self._model, replica=seat.place
         )
         nonce = os.urandom(NONCE_BYTES)
-        connection = Connection("front", secret=worker.secret, nonce=nonce, setup=setup)
+        connection = Connection(
+            "front", secret=worker.secret, nonce=nonce, setup=setup, memory=worker.memory
+        )
         life = Life(number, seat, worker, Peer(number, connection, self))
         life.peer.events = self._events
         self._lives[number] = life

@@ -31,6 +31,7 @@ from .messages import (
     Stats,
     Welcome,
 )
+from .segments import Memory
 from .states import NEXT, Side, State
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "FrameReader",
     "Hello",
     "Kind",
+    "Memory",
     "Message",
     "Parts",
     "Ready",

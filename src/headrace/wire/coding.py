@@ -33,6 +33,7 @@ from .messages import (
     Welcome,
 )
 from .rows import decode_outcomes, decode_run, encode_outcomes, encode_run, sendable
+from .segments import Inbox, Outbox
 
 NONCE_BYTES: Final = 32
 PROOF_BYTES: Final = 32
@@ -52,35 +53,47 @@ class Codec(NamedTuple):
     """How one kind of message is written and read."""
 
     kind: int
-    encode: Callable[[Any], Form]
-    decode: Callable[[memoryview, memoryview], Message]
+    encode: Callable[[Any, Outbox | None], Form]
+    decode: Callable[[memoryview, memoryview, Inbox | None], Message]
 
 
-def encode(message: Message, limits: FrameLimits = NO_LIMITS) -> list[Chunk]:
+def encode(
+    message: Message, limits: FrameLimits = NO_LIMITS, outbox: Outbox | None = None
+) -> list[Chunk]:
     """The chunks of a message's frame.
+
+    Args:
+        message: What to say.
+        limits: What the frame may be.
+        outbox: Takes large bodies; None where no segments are agreed on.
 
     Raises:
         ProtocolError: It cannot be written, or its frame would be over the limits.
     """
-    kind, form = _formed(message)
+    kind, form = _formed(message, outbox)
     breach = _breach(form, limits)
     if breach is not None:
         raise ProtocolError(f"{type(message).__name__}: {breach}", side="local")
     return gather(kind, form)
 
 
-def encode_parts(message: Parts, limits: FrameLimits) -> tuple[Parts, list[Chunk]]:
+def encode_parts(
+    message: Parts, limits: FrameLimits, outbox: Outbox | None = None
+) -> tuple[Parts, list[Chunk]]:
     """The chunks of as many frames as the parts need, and the parts as they are sent.
 
-    A value that no frame can hold becomes a failure.
+    A value that no frame can hold becomes a failure. Only parts that one frame holds have bodies
+    in the segment.
 
     Raises:
         ProtocolError: They cannot be written, or a failure alone is over the limit of headers.
     """
-    kind, form = _formed(message)
+    kind, form = _formed(message, outbox)
     breach = _breach(form, limits)
     if breach is None:
         return message, gather(kind, form)
+    if outbox is not None:
+        outbox.drop()
     batch, parts, end = message.batch, message.parts, message.end
     if len(parts) <= 1:
         without = ((index, _without_value(outcome, breach)) for index, outcome in parts)
@@ -95,15 +108,19 @@ def encode_parts(message: Parts, limits: FrameLimits) -> tuple[Parts, list[Chunk
     return Parts(batch, (*head.parts, *tail.parts), end, still), chunks + rest
 
 
-def decode(frame: Frame) -> Message:
+def decode(frame: Frame, inbox: Inbox | None = None) -> Message:
     """The message in a frame; nothing of it is a view.
+
+    Args:
+        frame: As it was received.
+        inbox: Has large bodies; None where no segments are agreed on.
 
     Raises:
         ProtocolError: It holds no such message.
     """
     codec = _BY_KIND[frame.kind]
     try:
-        return codec.decode(frame.header, frame.payload)
+        return codec.decode(frame.header, frame.payload, inbox)
     except ProtocolError:
         raise
     except RecursionError:
@@ -114,10 +131,10 @@ def decode(frame: Frame) -> Message:
     raise ProtocolError(f"a malformed message of kind {name}: {reason}", side="remote")
 
 
-def _formed(message: Message) -> tuple[int, Form]:
+def _formed(message: Message, outbox: Outbox | None) -> tuple[int, Form]:
     codec = _CODECS[type(message)]
     try:
-        return codec.kind, codec.encode(message)
+        return codec.kind, codec.encode(message, outbox)
     except (TypeError, ValueError, OverflowError, RecursionError, struct.error) as error:
         name = type(message).__name__
         raise ProtocolError(f"{name}: it cannot be written: {error}", side="local") from None
@@ -143,13 +160,13 @@ def _plain(
 ) -> Codec:
     """A message without bodies."""
 
-    def read(header: memoryview, payload: memoryview) -> Message:
+    def read(header: memoryview, payload: memoryview, _: Inbox | None) -> Message:
         if payload:
             raise ProtocolError("expected no payload", side="remote")
         message: Message = decode(header)
         return message
 
-    return Codec(kind, lambda message: Form(encode(message), (), 0), read)
+    return Codec(kind, lambda message, _: Form(encode(message), (), 0), read)
 
 
 def _empty(kind: Kind, message: Message) -> Codec:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import msgspec
+
 from ..errors import ConfigError, ProtocolError
 from .coding import KIND_OF, NO_LIMITS, NONCE_BYTES, decode, encode, encode_parts
 from .frames import Chunk, Frame, FrameLimits, FrameReader, Kind
-from .handshake import FrontHandshake, Handshake, WorkerHandshake, frame_limits
+from .handshake import SEGMENTS, FrontHandshake, Handshake, WorkerHandshake, frame_limits
 from .ledger import BOOKED, Ledger
-from .messages import Cancel, Challenge, Hello, Message, Parts, Setup, Welcome
+from .messages import Cancel, Challenge, End, Hello, Message, Parts, Run, Setup, Welcome
+from .segments import Memory, Outbox, Segments
 from .states import AFTER, FRONT, WORKER, Side, State
 
 _GREETINGS = (Challenge, Hello, Welcome)
@@ -29,6 +32,7 @@ class Connection:
         limits: Of frames, once the other side is proven; None for what the server's limits ask
             for.
         setup: On the front, what the worker needs to know.
+        memory: What this end shares with the other, if it does: large bodies stand there then.
 
     Attributes:
         sent_bytes: Bytes handed out to be written.
@@ -46,6 +50,7 @@ class Connection:
         nonce: bytes,
         limits: FrameLimits | None = None,
         setup: Setup | None = None,
+        memory: Memory | None = None,
     ) -> None:
         if not secret:
             raise ConfigError("secret: expected a secret for the worker protocol, got nothing")
@@ -57,13 +62,16 @@ class Connection:
         self.sent_bytes = 0
         self.received_bytes = 0
         self._nonce = nonce
+        self._memory = memory
+        self._segments: Segments | None = None
+        segment_bytes = 0 if memory is None else len(memory.outgoing)
         self._handshake: Handshake
         if side == FRONT:
-            setup = setup or Setup()
+            setup = msgspec.structs.replace(setup or Setup(), segment_bytes=segment_bytes)
             limits = limits or frame_limits(setup.limits)
             self._handshake = FrontHandshake(secret, nonce, setup, limits)
         else:
-            self._handshake = WorkerHandshake(secret, nonce, limits)
+            self._handshake = WorkerHandshake(secret, nonce, limits, segment_bytes)
         self._limits = NO_LIMITS
         self._reader = FrameReader(self._handshake.first_limits)
         self._ledger = Ledger()
@@ -143,16 +151,44 @@ class Connection:
     def _say(self, message: Message) -> list[Chunk]:
         kind = KIND_OF[type(message)]
         after = self._may_send.get(kind) or self._refuse(self._side, kind)
-        if isinstance(message, Parts):
-            message, chunks = encode_parts(message, self._limits)
+        if kind in BOOKED and self._segments is not None:
+            chunks = self._say_shared(message, self._segments)
         else:
-            chunks = encode(message, self._limits)
-        if kind in BOOKED:
-            self._ledger.book(message, "local")
+            message, chunks = self._encode(message, None)
+            if kind in BOOKED:
+                self._ledger.book(message, "local")
         if after is not self._state:
             self.state = after
         self.sent_bytes += sum(map(len, chunks))
         return chunks
+
+    def _encode(self, message: Message, outbox: Outbox | None) -> tuple[Message, list[Chunk]]:
+        if isinstance(message, Parts):
+            return encode_parts(message, self._limits, outbox)
+        return message, encode(message, self._limits, outbox)
+
+    def _say_shared(self, message: Message, segments: Segments) -> list[Chunk]:
+        """What is of a batch, with its large bodies in the segment."""
+        if isinstance(message, Run):
+            message = Run(message.batch, message.items, message.left_s, segments.inbox.taken)
+        try:
+            message, chunks = self._encode(message, segments.outbox)
+            self._ledger.book(message, "local")
+        except ProtocolError:
+            segments.outbox.drop()
+            raise
+        if isinstance(message, Run):
+            segments.outbox.keep(message.batch)
+        else:
+            segments.sent()
+        return chunks
+
+    def _take_shared(self, message: Message, segments: Segments) -> None:
+        """What a message says of the segments."""
+        if isinstance(message, Run):
+            segments.was_taken(message.taken)
+        elif isinstance(message, Parts) and message.end is End.ENDED:
+            segments.outbox.free(message.batch)
 
     def _take(self, frame: Frame) -> Message | None:
         """What the owner is to know of a frame."""
@@ -160,9 +196,12 @@ class Connection:
         after = self._may_receive.get(kind) or self._refuse(self._other, kind)
         if kind <= _LAST_GREETING:
             return self._greet(frame, after)
-        message = decode(frame)
+        segments = self._segments
+        message = decode(frame, None if segments is None else segments.inbox)
         if kind in BOOKED:
             self._ledger.book(message, "remote")
+            if segments is not None:
+                self._take_shared(message, segments)
         if after is not self._state:
             self.state = after
         if type(message) is Cancel and message.batch not in self._ledger:
@@ -176,8 +215,18 @@ class Connection:
             self._outgoing += self._say(step.reply)
         if step.message is not None:
             self._limits = step.limits
+            self._agree(step.message)
         self._reader.limits = step.limits
         return step.message
+
+    def _agree(self, message: Message) -> None:
+        """Use the memory if both sides have it."""
+        if isinstance(message, Hello):
+            is_shared = message.capabilities & SEGMENTS
+        else:
+            is_shared = isinstance(message, Welcome) and message.setup.segment_bytes
+        if self._memory is not None and is_shared:
+            self._segments = Segments(self._memory)
 
     def _refuse(self, sender: Side, kind: int) -> NoReturn:
         name, state = Kind(kind).name.lower(), self.state.value

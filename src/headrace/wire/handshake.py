@@ -6,6 +6,8 @@ import hmac
 import struct
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
 from ..config import Limits
 from ..errors import ConfigError, ProtocolError
 from .coding import HELLO, NONCE_BYTES, PROOF_BYTES, decode, encode
@@ -14,8 +16,8 @@ from .messages import Challenge, Hello, Message, Setup, Welcome
 from .rows import MAX_ROWS
 from .states import FRONT, WORKER, Side
 
-CAPABILITIES: Final = 0
-"""What this version can do beyond the protocol; bit 0 is kept for shared memory segments."""
+SEGMENTS: Final = 1
+"""The capability of a worker that shares memory with its front."""
 
 MAX_SETUP_BYTES: Final = 64 * 1024
 
@@ -87,7 +89,10 @@ class FrontHandshake:
         assert isinstance(hello, Hello)
         agreed = (self._secret, self._nonce, hello.nonce, hello.capabilities)
         _check(WORKER, proof(WORKER, *agreed), hello.proof)
-        return Step(Welcome(proof(FRONT, *agreed), self._setup), hello, self._limits)
+        setup = self._setup
+        if not hello.capabilities & SEGMENTS:
+            setup = msgspec.structs.replace(setup, segment_bytes=0)
+        return Step(Welcome(proof(FRONT, *agreed), setup), hello, self._limits)
 
 
 class WorkerHandshake:
@@ -97,11 +102,16 @@ class WorkerHandshake:
         secret: What both sides know and others do not.
         nonce: The worker's random bytes.
         limits: What frames may be once the front is proven; None for what its setup asks for.
+        segment_bytes: Of each segment of memory that is shared with the front; 0 for none.
     """
 
     first_limits = CHALLENGE_LIMITS
 
-    def __init__(self, secret: bytes, nonce: bytes, limits: FrameLimits | None) -> None:
+    def __init__(
+        self, secret: bytes, nonce: bytes, limits: FrameLimits | None, segment_bytes: int = 0
+    ) -> None:
+        self._capabilities = SEGMENTS if segment_bytes else 0
+        self._segment_bytes = segment_bytes
         self._secret = secret
         self._nonce = nonce
         self._front_nonce = b""
@@ -113,16 +123,19 @@ class WorkerHandshake:
             challenge = decode(frame)
             assert isinstance(challenge, Challenge)
             self._front_nonce = challenge.nonce
-            hello = Hello(CAPABILITIES, self._nonce, self._proof_of(WORKER))
+            hello = Hello(self._capabilities, self._nonce, self._proof_of(WORKER))
             return Step(hello, None, WELCOME_LIMITS)
         # The setup behind the proof is not looked at before the proof holds.
         _check(FRONT, self._proof_of(FRONT), bytes(frame.header[:PROOF_BYTES]))
         welcome = decode(frame)
         assert isinstance(welcome, Welcome)
+        if welcome.setup.segment_bytes not in (0, self._segment_bytes):
+            found, own = welcome.setup.segment_bytes, self._segment_bytes
+            raise ProtocolError(f"expected segments of {own} bytes, got {found}", side="remote")
         return Step(None, welcome, self._limits or frame_limits(welcome.setup.limits))
 
     def _proof_of(self, side: Side) -> bytes:
-        return proof(side, self._secret, self._front_nonce, self._nonce, CAPABILITIES)
+        return proof(side, self._secret, self._front_nonce, self._nonce, self._capabilities)
 
 
 def proof(side: Side, secret: bytes, front: bytes, worker: bytes, capabilities: int) -> bytes:

@@ -24,7 +24,7 @@ class Hello(msgspec.Struct, frozen=True):
     """Worker: here is the proof; now prove the same to me.
 
     Attributes:
-        capabilities: A bit for each that the worker has; none is defined yet.
+        capabilities: A bit for each that the worker has.
         nonce: 32 random bytes.
         proof: See docs/wire.md.
     """
@@ -46,12 +46,14 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         batching: Fields of `Batching` that override every model's own.
         model: The name of the model to run; empty for the target's first.
         replica: Which of the model's replicas this worker is.
+        segment_bytes: Of each of the two segments of memory that are shared; 0 for none.
     """
 
     limits: Limits = Limits()
     batching: dict[str, Override] = {}
     model: str = ""
     replica: int = 0
+    segment_bytes: int = 0
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -80,11 +82,14 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         items: Payloads with their names within the batch, in ascending order, which need not be
             contiguous. Keys and costs stay with the front.
         left_s: Seconds until their deadlines, of the items that have one.
+        taken: How many messages with bodies in the worker's segment the front has taken; the
+            connection sets it.
     """
 
     batch: int
     items: Sequence[tuple[int, Payload]]
     left_s: Mapping[int, float] = MappingProxyType({})
+    taken: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from ..call import Failure, Outcome, Payload, Value
 from ..errors import ProtocolError
 from .frames import OWN_CHUNK_BYTES, PADDING, Chunk, Form
 from .messages import End, Parts, Run
+from .segments import LARGE_BYTES, Inbox, Outbox
 
 MAX_ROWS: Final = 65536
 """The largest `max_batch_size`."""
@@ -46,6 +47,8 @@ class _RunHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=F
     counts: _Column
     left_s: Annotated[list[_Seconds | None], Meta(max_length=MAX_ROWS)] | None
     sizes: _Counts
+    begin: Count | None
+    taken: Count
 
 
 class _PartsHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -56,6 +59,7 @@ class _PartsHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc
     media_types: _Column
     more: _Counts
     sizes: _Counts
+    begin: Count | None
     failures: Annotated[list[_FailureRow], Meta(max_length=MAX_ROWS)]
     skipped: _Counts
 
@@ -66,22 +70,19 @@ _parts_head = msgspec.msgpack.Decoder(_PartsHead).decode
 _details = msgspec.json.Decoder(Annotated[list[dict[str, Any]], Meta(max_length=MAX_TEXT)]).decode
 
 
-def encode_run(run: Run) -> Form:
-    """What a batch puts into its frame."""
+def encode_run(run: Run, outbox: Outbox | None = None) -> Form:
+    """What a batch puts into its frame, and its large bodies into the segment."""
     items, left_s = run.items, run.left_s
-    indexes, sizes = [], []
-    pieces: list[Chunk] = []
+    indexes, sizes, bodies = [], [], []
     first = items[0][1] if items else _NOTHING
     input_type, output_type, count = first.input_type, first.output_type, first.count
     is_uniform = True
-    end = 0
     for index, payload in items:
         body = payload.body
         size = len(body)
         indexes.append(index)
         sizes.append(size)
-        pieces += (body, PADDING[-size & 63])
-        end += (size + 63) & -64
+        bodies.append(body)
         if (
             payload.input_type is not input_type
             or payload.output_type is not output_type
@@ -100,14 +101,18 @@ def encode_run(run: Run) -> Form:
             _column([payload.count for payload in payloads]),
         )
     left = [left_s.get(index) for index in indexes] if left_s else None
-    header = (run.batch, list(types), _shortened(indexes), *columns, left, sizes)
+    begin, pieces, end = _placed(bodies, sizes, outbox)
+    header = (
+        *(run.batch, list(types), _shortened(indexes), *columns, left, sizes),
+        *(begin, run.taken),
+    )
     return Form(_pack(header), pieces, end)
 
 
-def decode_run(header: memoryview, payload: memoryview) -> Run:
+def decode_run(header: memoryview, payload: memoryview, inbox: Inbox | None = None) -> Run:
     """A batch; its bodies are copies."""
     head = _run_head(header)
-    bodies = _cut(payload, head.sizes)
+    bodies = _cut(payload, head.sizes, head.begin, inbox)
     size = len(bodies)
     indexes = _indexes(head.indexes, size)
     types = head.types
@@ -128,21 +133,19 @@ def decode_run(header: memoryview, payload: memoryview) -> Run:
         ]
     items = tuple(zip(indexes, payloads, strict=True))
     if head.left_s is None:
-        return Run(head.batch, items)
+        return Run(head.batch, items, taken=head.taken)
     _check_length(head.left_s, size)
     left_s = {i: left for i, left in zip(indexes, head.left_s, strict=True) if left is not None}
-    return Run(head.batch, items, left_s)
+    return Run(head.batch, items, left_s, head.taken)
 
 
-def encode_outcomes(message: Parts) -> Form:
-    """What a batch's parts put into their frame."""
-    indexes, sizes, media_types = [], [], []
-    pieces: list[Chunk] = []
+def encode_outcomes(message: Parts, outbox: Outbox | None = None) -> Form:
+    """What a batch's parts put into their frame, and their large bodies into the segment."""
+    indexes, sizes, media_types, bodies = [], [], [], []
     failures = []
     skipped = []
     types = _Numbers()
     last_type, number = "", 0
-    end = 0
     for index, outcome in message.parts:
         if isinstance(outcome, Value):
             body = outcome.body
@@ -153,12 +156,12 @@ def encode_outcomes(message: Parts) -> Form:
             indexes.append(index)
             sizes.append(size)
             media_types.append(number)
-            pieces += (body, PADDING[-size & 63])
-            end += (size + 63) & -64
+            bodies.append(body)
         elif outcome is None:
             skipped.append(index)
         else:
             failures.append((index, *_settled(outcome)))
+    begin, pieces, end = _placed(bodies, sizes, outbox)
     header = (
         message.batch,
         message.end.value,
@@ -167,16 +170,17 @@ def encode_outcomes(message: Parts) -> Form:
         0 if len(types) <= 1 else media_types,
         _places(message) if message.more else (),
         sizes,
+        begin,
         failures,
         skipped,
     )
     return Form(_pack(header), pieces, end)
 
 
-def decode_outcomes(header: memoryview, payload: memoryview) -> Parts:
+def decode_outcomes(header: memoryview, payload: memoryview, inbox: Inbox | None = None) -> Parts:
     """A batch's parts; their bodies are copies."""
     head = _parts_head(header)
-    bodies = _cut(payload, head.sizes)
+    bodies = _cut(payload, head.sizes, head.begin, inbox)
     size = len(bodies)
     types, media_types = head.types, head.media_types
     if type(media_types) is int and size:
@@ -251,13 +255,44 @@ def _places(message: Parts) -> list[int]:
     return [sum(is_value[:place]) for place in sorted(message.more) if is_value[place]]
 
 
+def _placed(
+    bodies: list[bytes], sizes: list[int], outbox: Outbox | None
+) -> tuple[int | None, list[Chunk], int]:
+    """Where the large bodies begin in the segment, if they do, the payload part and its length."""
+    begin = None
+    if outbox is not None and sizes and max(sizes) > LARGE_BYTES:
+        begin = outbox.place([body for body in bodies if len(body) > LARGE_BYTES])
+        if begin is not None:
+            bodies = [body for body in bodies if len(body) <= LARGE_BYTES]
+    pieces: list[Chunk] = []
+    end = 0
+    for body in bodies:
+        size = len(body)
+        pieces += (body, PADDING[-size & 63])
+        end += (size + 63) & -64
+    return begin, pieces, end
+
+
 # Bodies stand in the order of their sizes, each at the first multiple of 64 after the one before,
-# and fill the payload part. So no two can name the same bytes, and the copies never take more
-# than was received.
+# the large ones in the segment or all of them in the payload part, which they fill. So no two can
+# name the same bytes, and the copies never take more than was received or shared.
 
 
-def _cut(payload: memoryview, sizes: list[int]) -> list[bytes]:
+def _cut(
+    payload: memoryview, sizes: list[int], begin: int | None, inbox: Inbox | None
+) -> list[bytes]:
     """Copies of the bodies."""
+    if begin is None:
+        return _cut_here(payload, sizes)
+    if inbox is None:
+        raise ProtocolError("segments are not agreed on", side="remote")
+    small = iter(_cut_here(payload, [size for size in sizes if size <= LARGE_BYTES]))
+    large = iter(inbox.cut(begin, [size for size in sizes if size > LARGE_BYTES]))
+    return [next(large if size > LARGE_BYTES else small) for size in sizes]
+
+
+def _cut_here(payload: memoryview, sizes: list[int]) -> list[bytes]:
+    """Copies of the bodies that stand in the frame itself."""
     bodies = []
     end = 0
     if len(payload) <= OWN_CHUNK_BYTES:

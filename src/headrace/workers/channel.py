@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,8 @@ from ..clock import NEVER
 from ..wire import Connection, Message
 
 _DISCARD_BYTES = 64 * 1024
+LARGE_BYTES = 256 * 1024
+"""To copy a buffer that is larger costs more than a write of its own."""
 
 Chunks = Sequence[Any]
 """Buffers that go out one behind the other."""
@@ -97,14 +99,14 @@ class Channel:
         self._out += self._connection.send(message)
 
     def flush(self) -> None:
-        """Write all that was put, in one go; an end of the connection is for `receive` to tell."""
+        """Write all that was put, in one go but for large bodies.
+
+        An end of the connection is for `receive` to tell.
+        """
         out, self._out = self._out, []
-        if not out:
-            return
-        try:
-            self._socket.sendall(out[0] if len(out) == 1 else b"".join(out))
-        except OSError:
-            pass
+        with suppress(OSError):
+            for data in _joined(out):
+                self._socket.sendall(data)
 
     def wait(self, *, block: bool, timeout_s: float = NEVER) -> tuple[bool, bool]:
         """Wait for the socket or for `wake`, so long at most; which of them came."""
@@ -143,3 +145,16 @@ class Channel:
             return sock.recv_into(buffer)
         finally:
             sock.setblocking(True)
+
+
+def _joined(out: Chunks) -> Iterator[Any]:
+    """As few buffers as can be without a copy of a large one."""
+    small: list[Any] = []
+    for data in out:
+        if len(data) > LARGE_BYTES:
+            yield from (b"".join(small), data) if small else (data,)
+            small = []
+        else:
+            small.append(data)
+    if small:
+        yield small[0] if len(small) == 1 else b"".join(small)

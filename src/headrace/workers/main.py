@@ -19,11 +19,12 @@ from ..metrics.snapshot import snapshot
 from ..model import Model
 from ..replica import Replica
 from ..targets import load_target, models_of
-from ..wire import NONCE_BYTES, Bye, Cards, Connection, Ready, Setup, Stats, Welcome
+from ..wire import NONCE_BYTES, Bye, Cards, Connection, Memory, Ready, Setup, Stats, Welcome
 from .channel import Channel
 from .exits import Exit
 from .loop import Broken, Job, Loop
 from .mark import WAS_READY, Mark, create_memory
+from .memory import SharedMemory
 from .process import take_over
 from .resources import DEVICE_VARIABLE, devices_of
 from .sockets import CONNECT_TIMEOUT_S, REFUSED, LossWatch, Retries, connect
@@ -68,6 +69,10 @@ class Worker:
         self._cards: Cards | None = None
         self._replica: Replica | None = None
         self._setup: Setup | None = None
+        self._memory: Memory | None = None
+        if start.memory_fd is not None:
+            self._memory = SharedMemory(start.memory_fd, "worker").memory
+            os.close(start.memory_fd)
         self._is_loaded = False
         self._is_remote = start.address is not None
         self._was_welcome = False
@@ -128,7 +133,9 @@ class Worker:
     def _serve(self, sock: socket.socket) -> Exit | None:
         """Serve one connection; None if it was lost."""
         secret = self._start.secret
-        connection = Connection("worker", secret=secret, nonce=os.urandom(NONCE_BYTES))
+        connection = Connection(
+            "worker", secret=secret, nonce=os.urandom(NONCE_BYTES), memory=self._memory
+        )
         channel = Channel(sock, connection, is_wakeable=self._is_remote)
         try:
             return self._serve_front(channel, sock)

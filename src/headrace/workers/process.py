@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any, NoReturn
 
+from .heap import keep_freed_memory
 from .mark import EXITING, HANDLER_THREAD, MAIN_THREAD, Mark
 from .start import Start
 
@@ -23,7 +24,7 @@ def take_over(start: Start, mark: Mark) -> None:
     """Tie the process to its front, give it its share of the machine, and note its end."""
     if start.parent is not None:
         _die_with(start.parent)
-    for fd in (start.fd, start.mark_fd, start.crash_fd):
+    for fd in (start.fd, start.mark_fd, start.crash_fd, start.memory_fd):
         if fd is not None:
             os.set_inheritable(fd, False)
     # Sent to all processes of a terminal or a service; the front tells its workers what to do.
@@ -31,6 +32,7 @@ def take_over(start: Start, mark: Mark) -> None:
     if start.address is None:
         _leave_to_front(signal.SIGTERM)
     sys.setswitchinterval(SWITCH_S)
+    keep_freed_memory()
     if start.niceness:
         os.nice(start.niceness)
     if start.cpus is not None:

@@ -22,6 +22,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
         fd: A connected socket; None to connect to `address`.
         mark_fd: Memory of the mark; None for none.
         crash_fd: Where the interpreter reports a fatal signal; None for standard error.
+        memory_fd: Memory for large bodies; None for none.
         address: Host and port of the front.
         tls: How to trust it: a file of certificates, "system", or None for no TLS.
         model: Which of the target's models, where the front does not say; empty for the first.
@@ -38,6 +39,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     fd: int | None = None
     mark_fd: int | None = None
     crash_fd: int | None = None
+    memory_fd: int | None = None
     address: tuple[str, int] | None = None
     tls: str | None = None
     model: str = ""

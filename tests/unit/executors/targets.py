@@ -95,5 +95,16 @@ class Obeying(Model):
         whisper("unloaded")
 
 
+class Turning(Model):
+    """Turns bytes around; ends its process at those that begin with an x."""
+
+    batching: ClassVar = Batching(max_batch_size=4)
+
+    def predict(self, batch: list[bytes]) -> list[bytes]:
+        if any(body[:1] == b"x" for body in batch):
+            os._exit(3)
+        return [body[::-1] for body in batch]
+
+
 BOTH = [Looking, Obeying]
 """A target of two models."""

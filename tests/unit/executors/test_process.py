@@ -18,13 +18,14 @@ import uvloop
 
 from headrace.batching import Batch, Cut, Item
 from headrace.call import Payload, Value
-from headrace.config import Workers
+from headrace.config import MIB, Workers
 from headrace.executors import Launch, Loss, ProcessExecutor
 from headrace.workers.start import VARIABLE
 from tests.contract.record import WAIT_S, Record
 from tests.unit.executors.targets import FOLDER
 
 OBEYING = "tests.unit.executors.targets:Obeying"
+TURNING = "tests.unit.executors.targets:Turning"
 EXIT, HANG, HANG_UP, BEAR_CHILD = -1, -2, -3, -4
 """Numbers that are orders to that model."""
 
@@ -585,6 +586,64 @@ def test_the_users_code_and_its_children_find_no_secret(folder: Path) -> None:
 
 def read_seen(folder: Path, pid: int) -> str:
     return (folder / f"seen {pid}").read_text()
+
+
+def bytes_of(number: int, *bodies: bytes) -> Batch:
+    raw = "application/octet-stream"
+    items = [
+        Item(Payload(body=body, input_type=raw, output_type=raw), number=n)
+        for n, body in enumerate(bodies)
+    ]
+    return Batch(number, 0, 0, items, Cut.FULL, time.monotonic())
+
+
+async def turned(executor: ProcessExecutor, record: Record, batch: Batch) -> list[bytes]:
+    executor.start(batch)
+    await record.until("ended", batch.id)
+    outcomes = record.outcomes(batch)
+    return [each.body for each in outcomes.values() if isinstance(each, Value)]
+
+
+@pytest.mark.parametrize(
+    ("shared_memory_bytes", "crosses"), [(4 * MIB, False), (MIB // 3 + 1, True), (0, True)]
+)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_large_bodies_come_back_by_whichever_way(
+    loop: str, shared_memory_bytes: int, crosses: bool
+) -> None:
+    bodies = (b"1" + bytes(300_000), b"2", b"3" + bytes(100_000), b"4" + bytes(300_000))
+
+    async def main() -> None:
+        executor = executor_of(TURNING, shared_memory_bytes=shared_memory_bytes)
+        async with opened(executor) as record:
+            await record.until("ready", 0)
+            for number in range(1, 20):
+                before = executor.usage
+                batch = bytes_of(number, *bodies)
+                assert await turned(executor, record, batch) == [body[::-1] for body in bodies]
+                sent = executor.usage.sent_bytes - before.sent_bytes
+                received = executor.usage.received_bytes - before.received_bytes
+                assert (sent > 300_000) == (received > 300_000) == crosses
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+def test_one_that_dies_with_large_bodies_in_its_memory_spoils_no_other() -> None:
+    async def main() -> None:
+        executor = executor_of(TURNING, shared_memory_bytes=MIB)
+        async with opened(executor) as record:
+            await record.until("ready", 0)
+            for number in range(1, 4):
+                executor.start(bytes_of(2 * number, b"x" + bytes(300_000)))
+                await record.until("lost", 0)
+                record.events.clear()
+                await record.until("ready", 0)
+                body = bytes([number]) * 300_000 + b"end"
+                answers = await turned(executor, record, bytes_of(2 * number + 1, body, body))
+                assert answers == [body[::-1]] * 2
+
+    asyncio.run(main())
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from headrace.wire import (
     FrameLimits,
     FrameReader,
     Hello,
+    Memory,
     Message,
     Parts,
     Ready,
@@ -162,11 +163,27 @@ class Decoding(FrameReader):
 
 
 class Pair:
-    """Two ends that have proven themselves to each other."""
+    """Two ends that have proven themselves to each other.
 
-    def __init__(self, limits: FrameLimits | None = None) -> None:
-        self.front = front(limits=limits)
-        self.worker = worker(limits=limits)
+    Args:
+        limits: Of frames.
+        segment_bytes: Of each segment of the memory that they share; 0 for none.
+    """
+
+    def __init__(self, limits: FrameLimits | None = None, segment_bytes: int = 0) -> None:
+        self.memory = bytearray(2 * segment_bytes)
+        first, second = (
+            memoryview(self.memory)[:segment_bytes],
+            memoryview(self.memory)[segment_bytes:],
+        )
+        self.front = Connection(
+            *("front", SECRET, FRONT_NONCE, limits),
+            memory=Memory(first, second) if segment_bytes else None,
+        )
+        self.worker = Connection(
+            *("worker", SECRET, WORKER_NONCE, limits),
+            memory=Memory(second, first) if segment_bytes else None,
+        )
         feed(self.worker, joined(self.front.opening()))
         feed(self.front, joined(self.worker.take_outgoing()))
         feed(self.worker, joined(self.front.take_outgoing()))
@@ -180,8 +197,8 @@ class Pair:
         return feed(self.front, b"".join(joined(self.worker.send(each)) for each in messages))
 
 
-def ready_pair(limits: FrameLimits | None = None) -> Pair:
+def ready_pair(limits: FrameLimits | None = None, segment_bytes: int = 0) -> Pair:
     """Two ends between which batches may run."""
-    pair = Pair(limits)
+    pair = Pair(limits, segment_bytes)
     pair.answer(Cards((CARD,), 0), Ready())
     return pair

@@ -172,13 +172,17 @@ def test_parts_are_never_lost_where_frames_are_small(each: Parts, most_payload: 
     assert [message.end for message in received] == [End.OPEN] * (len(received) - 1) + [each.end]
 
 
+SEGMENT_BYTES = 128 * 1024
+
+
 class Ends:
     """Both ends in a state in which they take bytes."""
 
     def __init__(self, name: str) -> None:
-        pair = ready_pair(LIMITS) if name == "ready" else Pair(LIMITS)
+        size = SEGMENT_BYTES if name == "shared" else 0
+        pair = ready_pair(LIMITS, size) if name in ("ready", "shared") else Pair(LIMITS)
         self.front, self.worker = pair.front, pair.worker
-        if name == "ready":
+        if name in ("ready", "shared"):
             pair.ask(Run(7, ((0, CARD.examples[0]), (2, CARD.examples[0]))))
         elif name == "unproven":
             self.front, self.worker = front(limits=LIMITS), worker(limits=LIMITS)
@@ -188,7 +192,7 @@ class Ends:
             feed(self.worker, joined(self.front.opening()))
 
 
-ENDS = ["unproven", "challenged", "proven", "ready"]
+ENDS = ["unproven", "challenged", "proven", "ready", "shared"]
 prefixed = st.builds(
     lambda kind, header, payload, rest: (
         struct.pack("<4sBBHQQ", b"hdrc", 1, kind, 0, header, payload * 64) + rest

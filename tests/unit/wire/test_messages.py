@@ -185,6 +185,8 @@ def run_frame(**changes: Any) -> tuple[int, Any]:
         "counts": 1,
         "left_s": None,
         "sizes": [3],
+        "begin": None,
+        "taken": 0,
     }
     return 6, [*(header | changes).values()]
 
@@ -198,6 +200,7 @@ def parts_frame(**changes: Any) -> tuple[int, Any]:
         "media_types": 0,
         "more": [],
         "sizes": [3],
+        "begin": None,
         "failures": [],
         "skipped": [],
     }
@@ -217,6 +220,10 @@ def failed(place: int, value: Any) -> tuple[int, Any]:
         (run_frame(sizes=[]), "expected bodies of 64 bytes with their padding, got 0"),
         (run_frame(sizes=[3, 3]), "expected bodies of 64 bytes with their padding, got 128"),
         (run_frame(sizes=3), "Expected `array`"),
+        (run_frame(begin=0), "segments are not agreed on"),
+        (parts_frame(begin=0), "segments are not agreed on"),
+        (run_frame(begin=-64), ">= 0"),
+        (run_frame(taken=-1), ">= 0"),
         (parts_frame(sizes=[]), "expected bodies of 64 bytes with their padding, got 0"),
         (run_frame(indexes=2), "expected a column of 1 elements, got 2"),
         (run_frame(indexes=[0, 1]), "expected a column of 1 elements, got 2"),
@@ -237,7 +244,7 @@ def failed(place: int, value: Any) -> tuple[int, Any]:
         (run_frame(left_s=[math.nan]), ">= 0"),
         (run_frame(left_s=[-1.0]), ">= 0"),
         (run_frame(left_s=[]), "expected a column of 1 elements, got 0"),
-        ((6, run_frame()[1][:-1]), "length 8"),
+        ((6, run_frame()[1][:-1]), "length 10"),
         (run_frame(batch="a"), "Expected `int`"),
         (run_frame(indexes=[0] * 65537), "length <= 65536"),
         (run_frame(sizes=[0] * 65537), "length <= 65536"),

@@ -13,6 +13,7 @@ FULL = Start(
     fd=3,
     mark_fd=4,
     crash_fd=5,
+    memory_fd=6,
     address=("front.example", 8070),
     tls="system",
     parent=1,
