@@ -35,7 +35,7 @@ from tests.faults.watch import SLACK_BYTES, Held, held, rss_bytes
 WAYS = ("asgi", "fast") if "fast_path" in known_settings() else ("asgi",)
 """The ways of a predict request from the socket to the engine; one suite runs over all."""
 
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", 25))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", 12))
 """How often `hold` repeats a row."""
 LATE_S = 0.75
 """For a busy machine, beyond what is promised."""
@@ -301,10 +301,12 @@ class Contract:
     Args:
         server: It serves the model `canary` of `tests/faults/http_models.py` among others.
         way: That of its predict requests, one of `WAYS`.
+        settle_s: How long it may take to let go of what a row has left behind.
     """
 
-    def __init__(self, server: Served, way: str) -> None:
+    def __init__(self, server: Served, way: str, *, settle_s: float = SETTLE_S) -> None:
         self.server = server
+        self._settle_s = settle_s
         self.way = way
         self._pid = server.process.pid
         self._canaries = [
@@ -359,7 +361,7 @@ class Contract:
             _repeat(act, client, rounds)
             before, memory = self._held(), rss_bytes(self.server)
             _repeat(act, client, rounds)
-            eventually(lambda: _is_within(self._held(), before), "all to be freed", SETTLE_S)
+            eventually(lambda: _is_within(self._held(), before), "all to be freed", self._settle_s)
             assert rss_bytes(self.server) - memory <= slack_bytes, "memory grows"
 
     def close(self) -> None:
@@ -406,7 +408,7 @@ class Contract:
             return is_at_rest and is_whole and low <= unread <= high
 
         with suppress(AssertionError):
-            eventually(agree, "the client's log and the metrics to agree", SETTLE_S)
+            eventually(agree, "the client's log and the metrics to agree", self._settle_s)
         now = told(self.server)
         assert agree(), (client.statuses, now.statuses - before.statuses, now, client.abandoned)
         if reaches is not None:
@@ -420,7 +422,7 @@ class Contract:
         began = time.monotonic()
         assert server.get("/livez").status_code == 200
         assert time.monotonic() - began < 0.1 + LATE_S
-        eventually(lambda: server.get("/readyz").status_code == 200, "ready", SETTLE_S)
+        eventually(lambda: server.get("/readyz").status_code == 200, "ready", self._settle_s)
 
     def _check_records(self, client: Client, took_s: float) -> None:
         self._ids |= client.ids

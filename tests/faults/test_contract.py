@@ -22,7 +22,7 @@ def leaky() -> Iterator[Contract]:
     servers: list[Served] = []
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         server = starter(Path(folder), servers, HTTP_MODELS)("Leaky", "Canary", executor="inline")
-        contract = Contract(server, "fast")
+        contract = Contract(server, "fast", settle_s=2.0)
         yield contract
         contract.close()
         for each in servers:

@@ -187,6 +187,9 @@ REQUESTS: dict[str, bytes] = {
     "over the limit": post("/predict", b" " * (LIMIT + 1)),
     "at the limit": post("/predict", b" " * (LIMIT - 1) + b"1"),
     "too many instances": post("/v1/models/echo:predict", '{"instances":' + str([1] * 5000) + "}"),
+    "late": post("/predict", b"1", "x-request-timeout: 1e-9\r\n"),
+    "late then good": post("/predict", b"1", "x-request-timeout: 1e-9\r\n")
+    + get("/livez") + post("/predict", "1"),
     "large": post("/models/large/predict", str(1 << 20)),
     "deep": post("/models/large/predict", "-2000"),
     "trailing line ends": post("/predict", "1") + b"\r\n\r\n" + post("/predict", "2"),
@@ -258,7 +261,7 @@ def test_the_answer_is_the_same(servers: list[Served], request_: bytes) -> None:
 def test_the_answers_to_all_kinds_are_not_one(servers: list[Served]) -> None:
     """The table reaches all statuses that requests bring about."""
     firsts = {told(servers[0], request + LAST).split()[1] for request in REQUESTS.values()}
-    assert firsts >= {b"%d" % n for n in (200, 400, 404, 405, 406, 413, 415, 422, 500, 100)}
+    assert firsts >= {b"%d" % n for n in (200, 400, 404, 405, 406, 413, 415, 422, 500, 504, 100)}
 
 
 SPLIT = ("good /predict", "chunks", "trailers", "expect", "two", "mixed errors", "1.0 kept")
