@@ -125,7 +125,7 @@ def test_more_instances_than_the_queue_takes_are_refused_whole(contract: Contrac
         answer = client.ask("/v1/models/echo:predict", body)
         assert (answer.status, answer.code) == (413, "too_large")
 
-    contract.hold(act, rounds=5, reaches=0)
+    contract.hold(act, rounds=5, reaches=0, slack_bytes=8 * MIB)
 
 
 @pytest.fixture

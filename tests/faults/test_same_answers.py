@@ -31,7 +31,10 @@ def servers() -> Iterator[list[Served]]:
     """One a way, and at least two."""
     with ExitStack() as stack:
         ways = WAYS if len(WAYS) > 1 else WAYS * 2
-        yield [stack.enter_context(served_http(way, **TIGHT)) for way in ways]
+        made = [stack.enter_context(served_http(way, **TIGHT)) for way in ways]
+        yield made
+        for server in made:
+            server.set("size")  # what `held` was asked
 
 
 def get(path: str, headers: str = "", method: str = "GET") -> bytes:
@@ -187,8 +190,8 @@ REQUESTS: dict[str, bytes] = {
     "over the limit": post("/predict", b" " * (LIMIT + 1)),
     "at the limit": post("/predict", b" " * (LIMIT - 1) + b"1"),
     "too many instances": post("/v1/models/echo:predict", '{"instances":' + str([1] * 5000) + "}"),
-    "late": post("/predict", b"1", "x-request-timeout: 1e-9\r\n"),
-    "late then good": post("/predict", b"1", "x-request-timeout: 1e-9\r\n")
+    "late": post("/models/held/predict", b"1", "x-request-timeout: 0.125\r\n"),
+    "late then good": post("/models/held/predict", b"1", "x-request-timeout: 0.125\r\n")
     + get("/livez") + post("/predict", "1"),
     "large": post("/models/large/predict", str(1 << 20)),
     "deep": post("/models/large/predict", "-2000"),
