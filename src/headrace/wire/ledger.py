@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ..call import Value
 from ..errors import ProtocolError
@@ -40,11 +40,11 @@ class Ledger:
     def __contains__(self, batch: int) -> bool:
         return batch in self._open
 
-    def book(self, message: object, side: Literal["local", "remote"]) -> None:
+    def book(self, message: Any, side: Literal["local", "remote"]) -> None:
         """Take note of a message that is sent or was received.
 
         Args:
-            message: Those that are not of batches are passed over.
+            message: One of a kind that is `BOOKED`.
             side: Who is at fault if it breaks a rule.
 
         Raises:
@@ -55,7 +55,7 @@ class Ledger:
                 self._parts(message)
             elif isinstance(message, Run):
                 self._run(message)
-            elif isinstance(message, Started):
+            else:
                 self._started(message)
         except _Breach as breach:
             raise ProtocolError(str(breach), side=side) from None
