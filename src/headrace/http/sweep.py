@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from typing import Protocol
 
-from ..clock import NEVER, Instant, system_clock
+from ..clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
 from ..config import Limits
 
 COARSE_S = 1.0
@@ -28,9 +27,19 @@ class Sweep:
 
     Args:
         limits: Of the waits.
+        loop: Runs the timer.
+        connections: Those of the server; they come and go.
+        clock: Tells the time, as the connections' own.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        loop: Scheduler,
+        connections: Collection[Swept],
+        clock: Clock = system_clock,
+    ) -> None:
         waits_s = (
             limits.head_timeout_s,
             limits.body_timeout_s,
@@ -38,19 +47,11 @@ class Sweep:
             limits.write_timeout_s,
         )
         self.grain_s = min(COARSE_S, min(waits_s) / 10)
+        self._loop = loop
+        self._connections = connections
+        self._clock = clock
         self._at: Instant = NEVER
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connections: Collection[Swept] = ()
-
-    def watch(
-        self, loop: asyncio.AbstractEventLoop, connections: Collection[Swept], due: Instant
-    ) -> None:
-        """There is one more, which is to be asked at `due` at the latest."""
-        if connections is not self._connections or loop is not self._loop:
-            self._loop, self._connections = loop, connections
-            self._at = NEVER
-        self.expect(due)
+        self._timer: Cancellable | None = None
 
     def expect(self, due: Instant) -> None:
         """A connection is to be asked then at the latest."""
@@ -58,16 +59,15 @@ class Sweep:
             self._set(due)
 
     def _set(self, due: Instant) -> None:
-        assert self._loop is not None
         if self._timer is not None:
             self._timer.cancel()
         self._at = due
         self._timer = self._loop.call_later(
-            max(due - system_clock(), 0.0) + self.grain_s / 2, self._sweep
+            max(due - self._clock(), 0.0) + self.grain_s / 2, self._sweep
         )
 
     def _sweep(self) -> None:
-        now = system_clock()
+        now = self._clock()
         self._at, self._timer = NEVER, None
         due = min((one.overdue(now) for one in list(self._connections)), default=NEVER)
         if due < NEVER:
