@@ -65,10 +65,10 @@ class Simulation:
         self.random = random.Random(seed)
         self.now = 0.0
         self.result = Result(seconds, replicas)
-        self.on_answer: Callable[[], None] = lambda: None
+        self.on_answer: Callable[[], object] = lambda: None
         self._warm_up_s = 0.1 * seconds
         self._end = seconds + self._warm_up_s
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._wake = float("inf")
         self._batcher = Batcher(
@@ -79,7 +79,7 @@ class Simulation:
         for replica in range(replicas):
             self._batcher.ready(0.0, replica)
 
-    def at(self, instant: float, event: Callable[[], None]) -> None:
+    def at(self, instant: float, event: Callable[[], object]) -> None:
         heapq.heappush(self._events, (instant, next(self._order), event))
 
     def arrive(self) -> None:

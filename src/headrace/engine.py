@@ -257,8 +257,8 @@ class Engine:
         self._on_start_failed(reason)
 
     def started(self, batch: Batch) -> None:
-        self._batcher.started(self._clock(), batch)
-        self._pass_soon()
+        now = self._clock()
+        self._set_timer(now, self._batcher.started(now, batch))
 
     def part(self, batch: Batch, index: int, outcome: Outcome, last: bool) -> None:
         failed = isinstance(outcome, Failure)

@@ -76,17 +76,8 @@ def occupied(client: Client) -> Iterator[list[LoggedWire]]:
         client.server.set(flag)
 
 
-@pytest.fixture
-def noticed(request: pytest.FixtureRequest, way: str, go: Callable[[LoggedWire], None]) -> None:
-    """Whoever closes looks like one who has sent all: what tells them apart is a probe."""
-    if way == "asgi" and go is WAYS_TO_GO["closes"]:
-        reason = "the application's requests are not probed"
-        request.applymarker(pytest.mark.xfail(reason=reason))
-
-
 @pytest.mark.parametrize("count", [1, 3])
 @go
-@pytest.mark.usefixtures("noticed")
 def test_what_nobody_waits_for_leaves_the_queue(
     contract: Contract, go: Callable[[LoggedWire], None], count: int
 ) -> None:
@@ -107,7 +98,6 @@ def test_what_nobody_waits_for_leaves_the_queue(
     assert server.metric("headrace_items_total", model="typed", code="ok") == right + 5
 
 
-@pytest.mark.xfail(reason="while a client is too far ahead its connection is not listened to")
 def test_a_client_that_is_far_ahead_and_vanishes_leaves_the_queue(contract: Contract) -> None:
     server, queued = contract.server, "headrace_queue_items"
     with contract.watch() as client:
@@ -121,7 +111,6 @@ def test_a_client_that_is_far_ahead_and_vanishes_leaves_the_queue(contract: Cont
 
 
 @go
-@pytest.mark.usefixtures("noticed")
 def test_a_client_that_goes_while_it_runs_changes_nothing_for_its_mates(
     contract: Contract, go: Callable[[LoggedWire], None]
 ) -> None:

@@ -289,7 +289,6 @@ UPGRADES = {
 }
 
 
-@pytest.mark.xfail(reason="what comes with a head that asks for another protocol is lost")
 @pytest.mark.parametrize("data", UPGRADES.values(), ids=UPGRADES)
 def test_an_upgrade_that_is_not_offered_is_passed_over(servers: list[Served], data: bytes) -> None:
     """As curl and Java ask for HTTP/2: the request counts, and the next one, too."""

@@ -186,9 +186,14 @@ class Batcher:
                 self._leave(item)
                 self._answer(item, FAILED, failure)
 
-    def started(self, now: Instant, batch: Batch) -> None:
-        """A replica began to work on a batch, or on one that it had set aside."""
+    def started(self, now: Instant, batch: Batch) -> Instant:
+        """A replica began to work on a batch, or on one that it had set aside.
+
+        Returns:
+            When to ask again at the latest. Nothing else changes by it.
+        """
         batch.started_at = now
+        return now + self._predict_timeout_s
 
     def part(
         self, now: Instant, batch: Batch, index: int, *, failed: bool = False, last: bool = True

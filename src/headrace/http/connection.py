@@ -250,7 +250,9 @@ class Connection(asyncio.Protocol):
         connections = self.state.connections
         connections.add(self)
         most = self.max_connections
-        self._is_surplus = most is not None and len(connections) > most
+        if most is not None and len(connections) > most:
+            # Those that have got their end are there only to be read from for a moment.
+            self._is_surplus = sum(not other._is_ending for other in connections) > most
         self._since = self.clock()
         # Of this server: several may make their connections of one class.
         sweep = self.sweeps.get(self.state)
@@ -335,6 +337,9 @@ class Connection(asyncio.Protocol):
         limits = self.limits
         if self._is_ending or self._holds & CLOGGED:
             return self._unread_overdue(now)
+        if self._holds and has_gone(self.transport.get_extra_info("socket").fileno()):
+            self.transport.abort()  # while nothing is read, nobody else would notice
+            return NEVER
         if self.reading is not None:
             if self._holds or self._rest:
                 self._since = now  # it is this side that does not read
@@ -346,7 +351,7 @@ class Connection(asyncio.Protocol):
         if self.oldest is not None:
             return now + self.sweep.grain_s
         is_new = self._in_head or not self._has_been_used
-        due = self._since + (limits.head_timeout_s if is_new else limits.keep_alive_s)
+        due = self._since + (limits.head_timeout_s if is_new else self.config.timeout_keep_alive)
         if due <= now:
             if self._in_head:
                 self.refuse(head_is_late(limits.head_timeout_s))
@@ -657,6 +662,7 @@ class Connection(asyncio.Protocol):
     def _hold(self, why: int) -> None:
         if not self._holds and not self._has_ended and not self.transport.is_closing():
             self.transport.pause_reading()
+            self.sweep.expect(self.clock() + self.sweep.grain_s)
         self._holds |= why
 
     def _let(self, why: int) -> None:
@@ -857,6 +863,13 @@ class _Line:
     def release(self) -> None:
         """Writing may go on, or has become meaningless."""
         self._writable.set()
+
+
+def has_gone(fd: int) -> bool:
+    """Whether a socket's other end was reset, or closed for both directions."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def has_unread(fd: int) -> bool:

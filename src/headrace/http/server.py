@@ -98,7 +98,8 @@ class HttpServer(UvicornServer):
                 access_log=False,
                 proxy_headers=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=max(1, round(limits.keep_alive_s)),
+                # Only our own connections read it, and take any number.
+                timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]
                 # Answers come first: at drain_timeout_s the engines give up what is left.
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
             )

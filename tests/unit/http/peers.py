@@ -221,6 +221,7 @@ class Peers:
             lifespan="off",
             log_config=None,
             access_log=False,
+            timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]  # as in HttpServer
             **settings,
         )
         self.state = ServerState()
