@@ -26,7 +26,7 @@ from .clock import system_clock
 from .config import ServerSettings
 from .errors import ConfigError
 from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
-from .listener import BindError, address_of, listening, remover_of
+from .listener import BindError, address_of, check_tls, listening, remover_of
 from .version import __version__
 from .workers.heap import keep_freed_memory
 
@@ -70,7 +70,8 @@ class Server:
         host: Where the models run, in place of what the settings say.
 
     Raises:
-        ConfigError: A model cannot be served, or two have one name.
+        ConfigError: A model cannot be served, or two have one name; or the certificate and key of
+            the settings do not belong together.
 
     Example:
         `Server([Sentiment], ServerSettings(port=8080)).run()`, in a program under
@@ -86,6 +87,7 @@ class Server:
         host: Host | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
+        self._is_tls = check_tls(self.settings)
         self._on_ready = on_ready
         self._host = host or host_of(models, self.settings)
         self._run: _Run | None = None
@@ -123,7 +125,7 @@ class Server:
                 _log.error(error.message)
                 return EXIT_BIND
         keep_freed_memory()
-        self.address = address_of(listener)
+        self.address = address_of(listener, is_tls=self._is_tls)
         self._remove_socket = remover_of(listener)
         try:
             self._host.start()
