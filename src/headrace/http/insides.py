@@ -43,6 +43,8 @@ FIRST_TESTED, FIRST_UNTESTED = (0, 48), (0, 55)
 HIGH_WATER_BYTES = 64 * 1024
 """What an ASGI application may leave unread of a body before the client is made to wait."""
 
+_CLOSE = (b"connection", b"close")
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _log = logging.getLogger("uvicorn.error")
@@ -135,6 +137,7 @@ class Cycle:
             keep_alive=keep_alive,
             on_response=self._answered,
         )
+        self.keep_alive = keep_alive
         self.body_complete = False
         self._is_running = False
 
@@ -156,6 +159,8 @@ class Cycle:
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
         self._cycle.keep_alive = value
+        if not value:  # of which older releases tell the client only if it has asked for it
+            self._cycle.default_headers = [*self._state.default_headers, _CLOSE]
 
     def start(self) -> None:
         """Run the application in a task."""

@@ -201,6 +201,7 @@ def test_the_last_request_is_the_last(request_: bytes) -> None:
         peer.send(get("/") + request_ + get("/"))
         await peers.settle()
         assert peer.statuses == [200, 200]
+        assert peer.answers[1].headers["connection"] == "close"
         assert peer.has_end and not peer.is_closed
         peer.send(get("/"))
         peers.loop.advance(LINGER_S)
