@@ -11,25 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import select
 import socket
 import struct
-import urllib.parse
 from collections import deque
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import httptools
 
-from ..call import Failure
 from ..clock import NEVER, Clock, Instant, system_clock
 from ..config import Limits
 from ..errors import HeadraceError, RequestError, Unavailable
-from .errors import HeadTooLarge, error_answer, head_is_late
-from .heads import header_lines, status_line
-from .insides import CONTINUE, HIGH_WATER_BYTES, Cycle, addresses
+from .errors import HeadTooLarge, head_is_late, head_too_large
+from .heads import whole_answer
+from .insides import CONTINUE, addresses
 from .parsers import framing_of, parser_of, parser_within
+from .sockets import has_gone, has_unread
 from .sweep import Sweep
+from .turns import AHEAD, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
 
 _log = logging.getLogger("headrace.requests")
 
@@ -46,91 +45,6 @@ SLICE_BYTES = 4096
 PROBES_S = (0.02, 0.2, 2.0)
 """When to look whether a client that sends no more has really gone."""
 
-# Why reading is paused
-AHEAD, CLOGGED, UNREAD = 1, 2, 4
-
-
-class Turn(Protocol):
-    """One request of a connection, from its head to the end of its answer.
-
-    Attributes:
-        keep_alive: Whether the connection lives on after the answer.
-        is_read: Whether all of its body was read.
-        is_answering: Whether a part of the answer was written, and not all of it.
-        may_probe: Whether an interim answer may be sent before the answer.
-    """
-
-    keep_alive: bool
-    is_read: bool
-
-    @property
-    def is_answering(self) -> bool: ...
-    @property
-    def may_probe(self) -> bool: ...
-
-    def take(self, chunk: bytes) -> None:
-        """A piece of the body."""
-
-    def complete(self) -> None:
-        """The body has come to its end."""
-
-    def begin(self) -> bool:
-        """All requests before this one are answered; whether this one is, too, at once."""
-
-    def late(self) -> None:
-        """The body did not come in time."""
-
-    def gone(self) -> None:
-        """The client went away."""
-
-
-class Head:
-    """A request's head, as it was parsed.
-
-    Attributes:
-        method: In upper case.
-        url: The target as it was sent.
-        version: Of HTTP, such as "1.1".
-        raw: Names in lower case, and values, as they were sent.
-        keep_alive: Whether the client wants to send more requests.
-        is_awaited: Whether the client waits to be told to send the body.
-    """
-
-    __slots__ = ("is_awaited", "keep_alive", "method", "raw", "url", "version")
-
-    def __init__(
-        self,
-        method: str,
-        url: bytes,
-        version: str,
-        raw: list[tuple[bytes, bytes]],
-        keep_alive: bool,
-    ) -> None:
-        self.method = method
-        self.url = url
-        self.version = version
-        self.raw = raw
-        self.keep_alive = keep_alive
-        self.is_awaited = any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in raw
-        )
-
-    def path(self) -> tuple[str, bytes, bytes]:
-        """The path, percent-decoded and as it was sent, and the query."""
-        parsed = httptools.parse_url(self.url)
-        raw: bytes = parsed.path or b""
-        path = raw.decode("ascii")
-        return urllib.parse.unquote(path) if "%" in path else path, raw, parsed.query or b""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """By name; those that stand twice are joined as HTTP says."""
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in self.raw:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return headers
-
 
 class Connection(asyncio.Protocol):
     """A connection whose requests are answered in order.
@@ -140,6 +54,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         limits: Of heads, bodies and waits.
         oldest: The request that is answered next, if there is any.
+        is_ending: Whether it has got its end, and is only read from for a moment.
     """
 
     limits: ClassVar[Limits]
@@ -157,7 +72,6 @@ class Connection(asyncio.Protocol):
         "_headers",
         "_holds",
         "_in_head",
-        "_is_ending",
         "_is_last",
         "_is_new_head",
         "_is_refused",
@@ -172,6 +86,7 @@ class Connection(asyncio.Protocol):
         "_unparsed_bytes",
         "_url",
         "config",
+        "is_ending",
         "oldest",
         "reading",
         "state",
@@ -197,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_event_loop()
         self._parser = parser_of(self)
         self._later: deque[Turn] | None = None
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._rest = b""
         self._holds = 0
         self._in_head = False
@@ -208,7 +123,7 @@ class Connection(asyncio.Protocol):
         self._fault: HeadraceError | None = None
         self._framing = b""
         self._is_refused = False
-        self._is_ending = False
+        self.is_ending = False
         self._is_last = False
         self._is_new_head = False
         self._has_ended = False
@@ -252,7 +167,7 @@ class Connection(asyncio.Protocol):
         most = self.max_connections
         if most is not None and len(connections) > most:
             # Those that have got their end are there only to be read from for a moment.
-            self._is_surplus = sum(not other._is_ending for other in connections) > most
+            self._is_surplus = sum(not other.is_ending for other in connections) > most
         self._since = self.clock()
         # Of this server: several may make their connections of one class.
         sweep = self.sweeps.get(self.state)
@@ -271,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; whether it may still read its answers."""
-        if self._is_ending or not self.transport.can_write_eof():
+        if self.is_ending or not self.transport.can_write_eof():
             return False  # over TLS, an end is that of both directions
         self._has_ended = True
         if self._rest and not self._is_refused:
@@ -299,12 +214,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: no more of its requests are taken."""
-        self._hold(CLOGGED)
+        self.hold(CLOGGED)
         self._expect_reading()
 
     def resume_writing(self) -> None:
         self._since = self.clock()
-        self._let(CLOGGED)
+        self.let(CLOGGED)
         if self._line is not None:
             self._line.release()
 
@@ -316,7 +231,7 @@ class Connection(asyncio.Protocol):
         A socket that is closed with bytes unread is reset, and its answers may be lost with it.
         """
         self._is_last = True
-        if self._is_ending:
+        if self.is_ending:
             return
         if self.oldest is None:
             self._loop.call_later(self.grace_s, self._end_idle)
@@ -326,7 +241,7 @@ class Connection(asyncio.Protocol):
     def _end_idle(self) -> None:
         """End an idle connection; what crosses that was not taken, and is not reset either."""
         is_idle = self.oldest is None and not self._in_head and not self._rest
-        if is_idle and not self._is_ending and not self.transport.is_closing():
+        if is_idle and not self.is_ending and not self.transport.is_closing():
             if not has_unread(self.transport.get_extra_info("socket").fileno()):
                 self.end()
 
@@ -335,7 +250,7 @@ class Connection(asyncio.Protocol):
     def overdue(self, now: Instant) -> Instant:
         """End what has waited for too long; returns when to ask again at the latest."""
         limits = self.limits
-        if self._is_ending or self._holds & CLOGGED:
+        if self.is_ending or self._holds & CLOGGED:
             return self._unread_overdue(now)
         if self._holds and has_gone(self.transport.get_extra_info("socket").fileno()):
             self.transport.abort()  # while nothing is read, nobody else would notice
@@ -363,7 +278,7 @@ class Connection(asyncio.Protocol):
         """A client has to read half of what waits for it in each span of `write_timeout_s`."""
         left = self.transport.get_write_buffer_size()
         if not left:
-            return NEVER if self._is_ending else now + self.sweep.grain_s
+            return NEVER if self.is_ending else now + self.sweep.grain_s
         due = self._since + self.limits.write_timeout_s
         if due > now:
             return due
@@ -415,7 +330,7 @@ class Connection(asyncio.Protocol):
                 self.refuse(self._fault or _fault_of(error))
             return
         if self._is_far_ahead:
-            self._hold(AHEAD)
+            self.hold(AHEAD)
         if self._in_head:
             self._head_goes_on(size)
         elif self.reading is not None:
@@ -444,7 +359,7 @@ class Connection(asyncio.Protocol):
             # What has come of a header that is not whole yet.
             self._unparsed_bytes += size
             if self._unparsed_bytes > self.limits.max_head_bytes:
-                self.refuse(_head_too_large(self.limits))
+                self.refuse(head_too_large(self.limits))
 
     def _go_on(self) -> None:
         """Parse what was kept while the client was too far ahead."""
@@ -480,7 +395,7 @@ class Connection(asyncio.Protocol):
         if len(self._headers) > limits.max_headers:
             self._fault = HeadTooLarge(f"expected at most {limits.max_headers} headers, got more")
         elif self._head_bytes > limits.max_head_bytes:
-            self._fault = _head_too_large(limits)
+            self._fault = head_too_large(limits)
         if self._fault is not None:
             raise self._fault
 
@@ -575,7 +490,7 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         if self._holds and not self._is_far_ahead:
-            self._let(AHEAD | UNREAD)
+            self.let(AHEAD | UNREAD)
 
     def _drop_later(self) -> None:
         later, self._later, self.oldest = self._later, None, None
@@ -618,9 +533,9 @@ class Connection(asyncio.Protocol):
         Args:
             is_read: Whether the client has no reason to send more.
         """
-        if self._is_ending:
+        if self.is_ending:
             return
-        self._is_refused = self._is_ending = True
+        self._is_refused = self.is_ending = True
         self.reading = None
         transport = self.transport
         if transport.is_closing():
@@ -637,7 +552,7 @@ class Connection(asyncio.Protocol):
     def cut(self) -> None:
         """Send what was written of an answer that has no end, and close."""
         if not self.transport.is_closing():
-            self._is_refused = self._is_ending = True
+            self._is_refused = self.is_ending = True
             if self.transport.get_write_buffer_size():
                 self._expect_reading()
             self.transport.close()
@@ -655,17 +570,19 @@ class Connection(asyncio.Protocol):
         """Pass over what comes behind the last request that is answered, for a while."""
         self._unparsed_bytes += size
         if self._unparsed_bytes > MAX_DROPPED_BYTES:
-            self._hold(UNREAD)
+            self.hold(UNREAD)
 
     # Waits
 
-    def _hold(self, why: int) -> None:
+    def hold(self, why: int) -> None:
+        """Read no more, for this reason."""
         if not self._holds and not self._has_ended and not self.transport.is_closing():
             self.transport.pause_reading()
             self.sweep.expect(self.clock() + self.sweep.grain_s)
         self._holds |= why
 
-    def _let(self, why: int) -> None:
+    def let(self, why: int) -> None:
+        """This is no reason any more not to read."""
         if self._holds & why:
             self._holds &= ~why
             if not self._holds and not self.transport.is_closing():
@@ -697,10 +614,15 @@ class Connection(asyncio.Protocol):
 
     # For turns of the ASGI application
 
-    def line(self) -> _Line:
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the client has not read what was written."""
+        return bool(self._holds & CLOGGED)
+
+    def line(self) -> Line:
         """This connection as an ASGI application's cycle sees it."""
         if self._line is None:
-            self._line = _Line(self)
+            self._line = Line(self)
         return self._line
 
     def scope(self, head: Head) -> dict[str, Any]:
@@ -725,164 +647,6 @@ class Connection(asyncio.Protocol):
         }
 
 
-class Refused:
-    """The turn of what is no request."""
-
-    is_answering = False
-    may_probe = False
-
-    def __init__(self, connection: Connection, answer: bytes) -> None:
-        self.keep_alive = False
-        self.is_read = False
-        self._connection = connection
-        self._answer = answer
-
-    def take(self, chunk: bytes) -> None:
-        """It has no body."""
-
-    def complete(self) -> None:
-        """Nor its end."""
-
-    def begin(self) -> bool:
-        self._connection.write(self._answer)
-        return True
-
-    def late(self) -> None:
-        """It waits for nothing."""
-
-    def gone(self) -> None:
-        """It holds nothing."""
-
-
-class AsgiTurn:
-    """A request that the ASGI application answers; to its cycle, it is the transport.
-
-    Args:
-        connection: Whose.
-        head: Of the request.
-    """
-
-    def __init__(self, connection: Connection, head: Head) -> None:
-        self.is_read = False
-        self._version = head.version
-        self._is_awaited = head.is_awaited
-        self._connection = connection
-        self._cycle = Cycle(
-            connection.config,
-            connection.state,
-            connection.scope(head),
-            transport=self,
-            flow=connection.line(),
-            keep_alive=head.keep_alive,
-            is_awaited=head.is_awaited,
-            on_answered=self._answered,
-        )
-
-    # As a turn
-
-    @property
-    def keep_alive(self) -> bool:
-        return self._cycle.keep_alive
-
-    @keep_alive.setter
-    def keep_alive(self, value: bool) -> None:
-        self._cycle.keep_alive = value
-
-    @property
-    def is_answering(self) -> bool:
-        return self._cycle.has_begun and not self._cycle.answered
-
-    @property
-    def may_probe(self) -> bool:
-        return self._version == "1.1" and not self._cycle.has_begun
-
-    def take(self, chunk: bytes) -> None:
-        if not self._cycle.answered and self._cycle.take(chunk) > HIGH_WATER_BYTES:
-            self._connection.line().pause_reading()
-
-    def complete(self) -> None:
-        self._cycle.complete()
-
-    def begin(self) -> bool:
-        self._cycle.start()
-        return False
-
-    def late(self) -> None:
-        """The application has its own deadline, unless it never wanted the body."""
-        if self._cycle.answered:
-            self._connection.end()
-
-    def gone(self) -> None:
-        self._cycle.gone()
-
-    def _answered(self) -> None:
-        if self._connection.oldest is self:
-            if self._is_awaited and not self.is_read:
-                # Nobody knows whether the body will come, or the next request.
-                self.keep_alive = False
-            self._connection.answered()
-
-    # As a transport
-
-    def write(self, data: bytes) -> None:
-        self._connection.write(data)
-
-    def is_closing(self) -> bool:
-        return self._connection._is_ending or self._connection.transport.is_closing()
-
-    def close(self) -> None:
-        """Cut the answer off, unless it is complete: then `Connection.answered` does the rest."""
-        if not self._cycle.answered:
-            self._connection.cut()
-
-
-class _Line:
-    """What the cycles of a connection are held up by: `insides.Flow`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._writable = asyncio.Event()
-        self.release()
-
-    @property
-    def write_paused(self) -> bool:
-        is_clogged = bool(self._connection._holds & CLOGGED)
-        if is_clogged:
-            self._writable.clear()
-        return is_clogged
-
-    def pause_reading(self) -> None:
-        self._connection._hold(UNREAD)
-
-    def resume_reading(self) -> None:
-        self._connection._let(UNREAD)
-
-    async def drain(self) -> None:
-        await self._writable.wait()
-
-    def release(self) -> None:
-        """Writing may go on, or has become meaningless."""
-        self._writable.set()
-
-
-def has_gone(fd: int) -> bool:
-    """Whether a socket's other end was reset, or closed for both directions."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
-
-
-def has_unread(fd: int) -> bool:
-    """Whether the system holds something of a socket: bytes, an end, or a peer to accept."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _head_too_large(limits: Limits) -> HeadTooLarge:
-    return HeadTooLarge(f"expected headers of at most {limits.max_head_bytes} bytes, got more")
-
-
 def _fault_of(error: httptools.HttpParserError) -> HeadraceError:
     """What a client is told of an error that the parser has raised, perhaps for one of ours."""
     cause = error.__context__
@@ -890,10 +654,3 @@ def _fault_of(error: httptools.HttpParserError) -> HeadraceError:
         _log.error("a request could not be taken", exc_info=cause)
         return HeadraceError("headrace failed")
     return RequestError("expected a well-formed HTTP/1.1 request")
-
-
-def whole_answer(error: HeadraceError) -> bytes:
-    """An error as an answer that ends its connection."""
-    status, headers, body = error_answer(Failure.of(error))
-    headers += [("content-length", str(len(body))), ("connection", "close")]
-    return f"{status_line(status)}{header_lines(headers)}\r\n".encode() + body

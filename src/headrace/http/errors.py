@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..call import INTERNAL_ERROR, Failure
+from ..config import Limits
 from ..errors import Detail, RequestError
 
 MAX_ERROR_BYTES = 2048
@@ -38,6 +39,11 @@ class HeadTooLarge(RequestError):
     """The request's headers are over the limit."""
 
     code = "head_too_large"
+
+
+def head_too_large(limits: Limits) -> HeadTooLarge:
+    """The error of a head over its limit."""
+    return HeadTooLarge(f"expected headers of at most {limits.max_head_bytes} bytes, got more")
 
 
 def body_is_late(waited_s: float) -> SlowClient:

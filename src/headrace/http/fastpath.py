@@ -15,13 +15,14 @@ from ..call import Outcome, Payload, Value
 from ..config import Limits
 from ..dialects import too_large
 from ..errors import HeadraceError
-from .connection import GRACE_S, Connection, Head
+from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
 from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
 from .memo import MAX_STRANGE, Memo, Memos, head_of
 from .predict import Plan, Predict
+from .turns import Head
 
 OWN_WRITE_BYTES = 64 * 1024
 """A body larger than this is not copied behind its head."""

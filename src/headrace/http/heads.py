@@ -5,6 +5,10 @@ from __future__ import annotations
 import http
 from collections.abc import Sequence
 
+from ..call import Failure
+from ..errors import HeadraceError
+from .errors import error_answer
+
 DefaultHeaders = list[tuple[bytes, bytes]]
 
 
@@ -66,3 +70,10 @@ def status_line(status: int) -> str:
 def header_lines(headers: Sequence[tuple[str, str]]) -> str:
     """Headers as they are sent."""
     return "".join([f"{name}: {value}\r\n" for name, value in headers])
+
+
+def whole_answer(error: HeadraceError) -> bytes:
+    """An error as an answer that ends its connection."""
+    status, headers, body = error_answer(Failure.of(error))
+    headers += [("content-length", str(len(body))), ("connection", "close")]
+    return f"{status_line(status)}{header_lines(headers)}\r\n".encode() + body

@@ -15,9 +15,10 @@ import uvicorn
 from ..config import Limits, ServerSettings
 from ..listener import BACKLOG
 from .app import App
-from .connection import GRACE_S, Connection, has_unread
+from .connection import GRACE_S, Connection
 from .fastpath import FastConnection
 from .insides import FIRST_TESTED, FIRST_UNTESTED, is_tested
+from .sockets import has_unread
 
 _log = logging.getLogger("headrace.server")
 

@@ -17,9 +17,9 @@ from headrace.http.connection import (
     LINGER_S,
     MAX_AHEAD,
     MAX_DROPPED_BYTES,
-    AsgiTurn,
     Connection,
 )
+from headrace.http.turns import AsgiTurn
 from tests.unit.http.peers import HIGH_BYTES, Peer, Peers, get, post
 
 KIB = 1024
