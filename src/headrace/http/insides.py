@@ -59,8 +59,15 @@ def is_tested(version: str = uvicorn.__version__) -> bool:
     """
     if RequestResponseCycle is None:
         return False
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    return FIRST_TESTED <= numbers < FIRST_UNTESTED
+    return FIRST_TESTED <= _numbers(version) < FIRST_UNTESTED
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+
+
+_TELLS_CLOSE = _numbers(uvicorn.__version__) >= (0, 53)
+"""Whether the client is told that its connection ends where it did not ask for that itself."""
 
 
 def addresses(transport: asyncio.Transport) -> tuple[Any, Any, str]:
@@ -159,7 +166,7 @@ class Cycle:
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
         self._cycle.keep_alive = value
-        if not value:  # of which older releases tell the client only if it has asked for it
+        if not value and not _TELLS_CLOSE:
             self._cycle.default_headers = [*self._state.default_headers, _CLOSE]
 
     def start(self) -> None:
