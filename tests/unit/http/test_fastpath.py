@@ -281,6 +281,16 @@ def test_a_failure_of_a_remembered_request_is_answered_in_our_form() -> None:
         assert peer.statuses == [500, 200]
 
 
+def test_a_failure_of_a_remembered_request_has_its_clients_id() -> None:
+    headers = "x-request-id: mine\r\n"
+    with Peers() as peers:
+        peer = remembered(peers, headers=headers)
+        peer.send(post(b"[1]", headers.replace("mine", "other")))
+        peers.run({0: Failure(code="model_error", message="no")})
+        assert peer.answers[0].status == 500
+        assert peer.answers[0].headers["x-request-id"] == "other"
+
+
 def test_an_engine_that_is_closed_says_so_to_a_remembered_request() -> None:
     with Peers() as peers:
         peer = remembered(peers)
@@ -487,6 +497,29 @@ def test_a_client_that_vanishes_leaves_nothing_behind_in_any_state(
         peers.loop.advance(100.0)
         assert peer.answers == []
         assert peers.service.counts.disconnects == taken
+        assert peers.in_flight == 0
+
+
+def test_a_body_that_is_not_read_since_its_client_is_far_ahead_is_not_late() -> None:
+    with Peers(limits=Limits(body_timeout_s=2.0)) as peers:
+        peer = peers.connect()
+        peer.send(post(b"[1]") * (MAX_AHEAD + 1) + HEAD)
+        peer.send(b"[2]")
+        assert not peer.is_reading
+        peers.loop.advance(5.0)
+        peers.run()
+        peers.run()
+        assert peer.statuses == [200] * (MAX_AHEAD + 2)
+
+
+def test_a_client_that_vanishes_while_it_is_far_ahead_is_noticed() -> None:
+    with Peers() as peers:
+        peer = peers.connect()
+        peer.send(post(b"[1]") * 400)
+        assert not peer.is_reading
+        peer.other.close()
+        peers.loop.advance(3.0)
+        assert peer.is_closed
         assert peers.in_flight == 0
 
 
