@@ -42,8 +42,6 @@ MAX_AHEAD = 16
 """Requests that are read while an earlier one of their connection is not answered yet."""
 SLICE_BYTES = 4096
 """What is parsed at once of heads: no more requests than fit into this are read beyond those."""
-LONG_BYTES = 64 * 1024
-"""A body longer than this, whose length is told, is not parsed."""
 PROBES_S = (0.02, 0.2, 2.0)
 """When to look whether a client that sends no more has really gone."""
 
@@ -80,7 +78,6 @@ class Connection(asyncio.Protocol):
         "_is_surplus",
         "_later",
         "_line",
-        "_long_bytes",
         "_loop",
         "_most_unread_bytes",
         "_parser",
@@ -133,7 +130,6 @@ class Connection(asyncio.Protocol):
         self._is_surplus = False
         self._since: Instant = 0.0
         self._most_unread_bytes = 0
-        self._long_bytes = 0
 
     @classmethod
     def limited(
@@ -316,10 +312,6 @@ class Connection(asyncio.Protocol):
     def _parse(self, data: bytes) -> None:
         """Parse what may be read ahead, and keep the rest."""
         self._is_new_head, self._rest = False, b""
-        if self._long_bytes:
-            data = self._read_long_body(data)
-            if not data:
-                return
         size, at = len(data), 0
         try:
             if size <= SLICE_BYTES:
@@ -329,10 +321,6 @@ class Connection(asyncio.Protocol):
                     if self._holds or self._is_far_ahead:
                         self._rest = data[at:]
                         break
-                    if self._long_bytes:
-                        data, size, at = self._read_long_body(data[at:]), 0, 0
-                        size = len(data)
-                        continue
                     # A body goes in larger pieces: it holds no further requests.
                     step = SLICE_BYTES if self.reading is None else 16 * SLICE_BYTES
                     self._feed(memoryview(data)[at : at + step])
@@ -347,24 +335,6 @@ class Connection(asyncio.Protocol):
             self._head_goes_on(size)
         elif self.reading is not None:
             self.sweep.expect(self._since + self.limits.body_timeout_s)
-
-    def _read_long_body(self, data: bytes) -> bytes:
-        """Read a long body past the parser, which would copy it; what follows it."""
-        turn = self.reading
-        if self._holds:
-            self._rest = data
-            return b""
-        if turn is None:
-            return b""  # it was answered meanwhile, and nothing can follow what is not read
-        piece = data if len(data) <= self._long_bytes else data[: self._long_bytes]
-        self._long_bytes -= len(piece)
-        turn.take(piece)
-        if self._long_bytes:
-            self.sweep.expect(self._since + self.limits.body_timeout_s)
-            return b""
-        self._parser = parser_of(self)  # the other one still waits for the body
-        self.on_message_complete()
-        return data[len(piece) :]
 
     def _feed(self, piece: bytes | memoryview) -> None:
         while True:
@@ -476,8 +446,6 @@ class Connection(asyncio.Protocol):
             self._later.append(turn)
 
     def on_body(self, body: bytes) -> None:
-        if self._long_bytes:
-            self._long_bytes -= len(body)
         if self.reading is not None:
             self.reading.take(body)
 

@@ -15,7 +15,7 @@ from ..call import Outcome, Payload, Value
 from ..config import Limits
 from ..dialects import too_large
 from ..errors import HeadraceError
-from .connection import GRACE_S, LONG_BYTES, Connection
+from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
 from .heads import ReplyHeads, first_lines, header_lines
@@ -132,8 +132,6 @@ class FastConnection(Connection):
         )
         self.queue(turn)
         if refusal is None:
-            if int(length) > LONG_BYTES and not self._framing:
-                self._long_bytes = int(length)
             if head.keep_alive and not head.is_awaited and "content-length" in headers:
                 self._candidate = plan
         elif length != "0" or "transfer-encoding" in headers:

@@ -12,7 +12,7 @@ import pytest
 
 from headrace import Limits, Model
 from headrace.call import Failure, Payload, Value
-from headrace.http.connection import LONG_BYTES, MAX_AHEAD
+from headrace.http.connection import MAX_AHEAD
 from headrace.http.exchange import Exchange
 from headrace.http.fastpath import (
     OWN_WRITE_BYTES,
@@ -665,41 +665,3 @@ def test_a_connection_is_gone_with_its_client_not_with_a_collection() -> None:
             assert number not in map(id, left)
         finally:
             gc.enable()
-
-
-# Long bodies
-
-
-@pytest.mark.parametrize("size", [7, 1009, 4096, 70_000, 100_000, 1_000_000])
-def test_a_long_body_comes_whole_in_any_pieces_and_what_follows_it_is_a_request(size: int) -> None:
-    long = b'"' + b"x" * (LONG_BYTES + 5000) + b'"'
-    bodies = [long, b"1", long, b"2", long[:5000] + b'"', b"3"]
-    sent = b"".join(post(body) for body in bodies)
-    if size < 1000:
-        sent = sent[: 2 * len(long)]
-    with Peers() as peers:
-        peer = peers.connect()
-        for at in range(0, len(sent), size):
-            peer.send(sent[at : at + size])
-            peers.run()
-        answered = [answer.body for answer in peer.answers]
-        assert answered == bodies[: len(answered)]
-        assert len(answered) == (2 if size < 1000 else len(bodies))
-
-
-def test_a_client_that_goes_in_a_long_body_is_asked_for_nothing_more() -> None:
-    with Peers() as peers:
-        peer = peers.connect()
-        peer.send(post(b"x" * (LONG_BYTES + 1))[:-1])
-        peer.reset()
-        peers.run()
-        assert peers.in_flight == 0
-
-
-def test_a_long_body_that_stops_coming_is_late() -> None:
-    with Peers(limits=Limits(body_timeout_s=2.0)) as peers:
-        peer = peers.connect()
-        peer.send(post(b"x" * (2 * LONG_BYTES))[: LONG_BYTES + 500])
-        peers.loop.advance(4.0)
-        assert peer.statuses == [408]
-        assert peer.has_end
