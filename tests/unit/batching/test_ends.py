@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.batching import Answer, Batcher, Cancel, Item, Overrun, State
+from headrace.call import Failure, Value
 from headrace.clock import NEVER
 from headrace.config import Batching
 from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull
@@ -224,3 +225,35 @@ def test_all_rules_are_in_force_unless_told_otherwise() -> None:
     batcher.submit(0.0, [Item()])
     actions, wake = batcher.tick(0.0)
     assert (len(actions), wake) == (1, NEVER)
+
+
+def test_the_room_of_an_expired_item_is_free_for_one_that_comes_by_itself() -> None:
+    driver = Driver(max_items=1)
+    driver.start_one()
+    driver.submit(Item(deadline=driver.now + 1))
+    driver.pass_time(1)
+    newcomer = Item(arrived=driver.now)
+    assert driver.batcher.submit_each(driver.now, [newcomer]) == []
+    assert newcomer.number
+
+
+def test_answers_of_a_batch_whose_items_went_elsewhere_are_wanted_by_nobody() -> None:
+    driver = Driver(replicas=1)
+    batch = driver.start_one()
+    driver.batcher.lost(driver.now, 0, suspects=(), back_at=driver.now + 1)
+    assert driver.batcher.queue.count == 1
+    assert driver.batcher.parts(driver.now, batch, [(0, Value(b"", ""))]) == []
+    assert driver.batcher.queue.count == 1
+
+
+def test_answers_told_together_are_those_that_somebody_waits_for() -> None:
+    driver = Driver()
+    items = driver.several(3)
+    batch = driver.run()
+    driver.start(batch)
+    driver.cancel(items[1])
+    value, failure = Value(b"1", ""), Failure(code="error", message="")
+    told = driver.batcher.parts(driver.now, batch, [(0, value), (1, value), (2, failure)])
+    assert told == [(items[0], value), (items[2], failure)]
+    assert [item.state for item in items] == [State.DONE, State.CANCELLED, State.FAILED]
+    assert driver.batcher.parts(driver.now, batch, [(0, value)]) == []
