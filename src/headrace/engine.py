@@ -160,9 +160,17 @@ class Engine:
                 key, cost = key_and_cost(self.card.batching, payload)
             size_bytes = len(payload.body)
             item = Posted(
-                payload, sink, 0, payload.count, cost, size_bytes, key, deadline, arrived=now
+                payload,
+                sink,
+                0,
+                payload.count,
+                cost,
+                size_bytes,
+                key,
+                deadline,
+                arrived=now,
+                engine=self,
             )
-            item.engine = self
             self._posted.append(item)
             if not self._pass_due:
                 self._pass_soon()

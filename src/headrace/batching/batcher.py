@@ -130,7 +130,8 @@ class Batcher:
             wait_s = max(self.back_at - now, 0.0)
             late = [item for item in items if self._is_too_late(item)]
             refusals += [(item, self._not_ready(now)) for item in late]
-            items = [item for item in items if item not in late]
+            refused_ids = set(map(id, late))
+            items = [item for item in items if id(item) not in refused_ids]
         self._expire(now)
         item_s = self._policy.item_s / max(replicas, 1)
         admitted, refused = self.queue.admit_each(items, item_s=item_s, wait_s=wait_s)

@@ -12,6 +12,7 @@ from ..dialects import too_large
 from ..errors import HeadraceError, InvalidHeader
 from .errors import body_is_late
 from .exchange import Exchange, Headers
+from .heads import joined
 from .predict import Place, Predict
 
 Scope = dict[str, Any]
@@ -72,7 +73,7 @@ async def serve_prediction(
     predict: Predict, place: Place, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Serve one predict request over ASGI."""
-    headers = headers_of(scope)
+    headers = joined(scope["headers"])
     plan = predict.plan(place, scope["method"], headers)
     exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number())
     if exchange.is_refused():
@@ -139,15 +140,6 @@ async def send_reply(
         raw.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def headers_of(scope: Scope) -> dict[str, str]:
-    """A scope's headers by name; those that stand twice are joined as HTTP says."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
 
 
 def has_body(headers: Mapping[str, str]) -> bool:

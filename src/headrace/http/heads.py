@@ -1,9 +1,9 @@
-"""Heads of answers, made once for all answers of a kind."""
+"""Heads: of requests as they are looked at, of answers as they are made, once for all of a kind."""
 
 from __future__ import annotations
 
 import http
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..call import Failure
 from ..errors import HeadraceError
@@ -52,6 +52,19 @@ def first_lines(defaults: DefaultHeaders, status: int, media_type: str) -> str:
     """The status line, and the headers that come first."""
     shared = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in defaults]
     return status_line(status) + header_lines([*shared, ("content-type", media_type)])
+
+
+def joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """A request's headers by name; those that stand twice are joined as HTTP says.
+
+    Args:
+        raw: As they were sent, names in lower case.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def status_line(status: int) -> str:

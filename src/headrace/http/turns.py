@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from .heads import joined
 from .insides import HIGH_WATER_BYTES, Cycle
 
 # Why a connection is not read from
@@ -89,11 +90,7 @@ class Head:
     @property
     def headers(self) -> dict[str, str]:
         """By name; those that stand twice are joined as HTTP says."""
-        headers: dict[str, str] = {}
-        for raw_name, raw_value in self.raw:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return headers
+        return joined(self.raw)
 
 
 class Owner(Protocol):
