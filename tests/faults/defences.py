@@ -1,0 +1,51 @@
+"""Defences that a counter-test switches off: without it, the check of its row has to fail.
+
+    serve("Scripted", env=without("a deadline is looked at in the queue"))
+
+starts a server, and workers, whose modules are compiled from a changed source. A defence that is a
+setting is switched off by the setting.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).with_name("without")
+
+
+class Defence(NamedTuple):
+    """A change that takes a defence away: in `module`, the old text becomes the new one."""
+
+    module: str
+    old: str
+    new: str
+
+    def source(self) -> str:
+        """The module's own source."""
+        spec = importlib.util.find_spec(self.module)
+        assert spec is not None and spec.origin is not None, self.module
+        return Path(spec.origin).read_text(encoding="utf-8")
+
+
+DEFENCES: Mapping[str, tuple[Defence, ...]] = {
+    "a client that is gone gives up its call": (
+        Defence(
+            "headrace.http.exchange",
+            "        if ticket is not None:\n            ticket.cancel()\n",
+            "",
+        ),
+    ),
+}
+"""By a name that says what is missing then."""
+
+
+def without(*names: str) -> Mapping[str, str]:
+    """The environment of a server that lacks these defences."""
+    changes = [change for name in names for change in DEFENCES[name]]
+    paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"FAULT_WITHOUT": json.dumps(changes), "PYTHONPATH": os.pathsep.join(paths)}
