@@ -18,6 +18,7 @@ import pytest
 
 from tests.e2e.conftest import Serve, Served, starter
 from tests.faults.contract import WAYS, Contract, by
+from tests.faults.report import repeated
 from tests.faults.watch import kill, tree
 
 MODELS = Path(__file__).with_name("models.py")
@@ -53,7 +54,7 @@ GONE_S = 3.0
 
 def rounds(few: int) -> int:
     """How often to repeat something: a few times, or FAULT_ROUNDS times in the long version."""
-    return int(os.environ.get("FAULT_ROUNDS", few))
+    return repeated(int(os.environ.get("FAULT_ROUNDS", few)))
 
 
 def seconds(few: float) -> float:

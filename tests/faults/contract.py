@@ -30,6 +30,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.config import known_settings
 from tests.e2e.conftest import Answer, Served, Wire, eventually
+from tests.faults.report import repeated
 from tests.faults.watch import SLACK_BYTES, Held, held, rss_bytes
 
 WAYS = ("asgi", "fast") if "fast_path" in known_settings() else ("asgi",)
@@ -356,6 +357,7 @@ class Contract:
             reaches: As in `watch`, for each time.
             slack_bytes: What memory may grow by.
         """
+        repeated(2 * rounds)
         in_all = None if reaches is None else 2 * rounds * reaches
         with self.watch(reaches=in_all) as client:
             _repeat(act, client, rounds)

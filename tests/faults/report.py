@@ -1,0 +1,153 @@
+"""What the fault suite showed, row by row.
+
+As a plugin, `pytest -p tests.faults.report --faults-json FILE tests/faults`, it writes what became
+of each test that is marked with a row; `render` makes a page of one or several of those files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.faults.rows import NO_COUNTER, NOT_APPLICABLE, ROWS, SECTIONS
+
+_repeated: Counter[str] = Counter()
+
+
+def repeated(times: int) -> int:
+    """Note that the running test does its row so many times; gives the number back."""
+    test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")
+    _repeated[test] += times
+    return times
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """One test and what became of it.
+
+    Attributes:
+        test: Its node id.
+        rows: That it proves.
+        counters: Rows that it shows to fail without their defence.
+        outcome: passed, failed or skipped.
+        seconds: That it took, with its fixtures.
+        times: How often it did its row.
+        reason: Why it was skipped.
+    """
+
+    test: str
+    rows: list[str]
+    counters: list[str]
+    outcome: str
+    seconds: float
+    times: int
+    reason: str = ""
+
+
+class Recorder:
+    """Collects what becomes of the tests of one run."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, tuple[list[str], list[str]]] = {}
+        self._reports: dict[str, list[pytest.TestReport]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            self._marks[item.nodeid] = (_rows_of(item, "row"), _rows_of(item, "counter"))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._reports.setdefault(report.nodeid, []).append(report)
+
+    def ran(self) -> Iterator[Ran]:
+        """The tests that ran and are marked with a row."""
+        for test, reports in self._reports.items():
+            rows, counters = self._marks[test]
+            if not rows and not counters:
+                continue
+            outcomes = {report.outcome for report in reports}
+            outcome = next((o for o in ("failed", "skipped") if o in outcomes), "passed")
+            skipped = next((r.longrepr for r in reports if r.skipped), None)
+            reason = str(skipped[2]) if isinstance(skipped, tuple) else ""
+            seconds = sum(report.duration for report in reports)
+            times = max(1, _repeated[test])
+            yield Ran(test, rows, counters, outcome, round(seconds, 3), times, reason)
+
+
+def _rows_of(item: pytest.Item, kind: str) -> list[str]:
+    return [str(row) for mark in item.iter_markers(kind) for row in mark.args]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-json", type=Path, help="where to write what became of each row")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Recorder(), "faults-recorder")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--faults-json")
+    recorder: Any = session.config.pluginmanager.get_plugin("faults-recorder")
+    if path is not None:
+        path.write_bytes(msgspec.json.encode(list(recorder.ran())))
+
+
+def read(paths: Iterable[Path]) -> list[Ran]:
+    """What several runs have written."""
+    return [
+        each for path in paths for each in msgspec.json.decode(path.read_bytes(), type=list[Ran])
+    ]
+
+
+def failing(ran: Sequence[Ran]) -> list[str]:
+    """Rows with a failed test or counter-test, or with none that ran."""
+    return [row for row in ROWS if _verdict(row, ran) in ("FAILS", "not run")]
+
+
+def render(ran: Sequence[Ran], *, heading: str) -> str:
+    """The page: one table a section, one line a row."""
+    verdicts = Counter(_verdict(row, ran) for row in ROWS)
+    lines = ["# What headrace survives", "", heading, ""]
+    lines.append(", ".join(f"{n} rows: {what}" for what, n in sorted(verdicts.items())) + ".")
+    for letter, title in SECTIONS.items():
+        lines += ["", f"## {letter}. {title}", ""]
+        lines += ["| row | fault and promise | tests | times | counter-tests | s | |"]
+        lines += ["|---|---|--:|--:|--:|--:|---|"]
+        lines += [_line(row, ran) for row in ROWS if row[0] == letter]
+    excused = {**NOT_APPLICABLE, **NO_COUNTER}
+    if excused:
+        lines += ["", "## Reasons", ""]
+        lines += [f"- {row}: {reason}" for row, reason in excused.items()]
+    skipped = {
+        each.test.partition("[")[0]: each.reason for each in ran if each.outcome == "skipped"
+    }
+    lines += [f"- skipped, `{test}`: {reason}" for test, reason in skipped.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: str, ran: Sequence[Ran]) -> str:
+    tests = [each for each in ran if row in each.rows and each.outcome != "skipped"]
+    counters = [each for each in ran if row in each.counters and each.outcome != "skipped"]
+    seconds = sum(each.seconds for each in (*tests, *counters))
+    times = sum(each.times for each in tests)
+    cells = (row, ROWS[row], _share(tests), times, _share(counters), f"{seconds:.0f}")
+    return f"| {' | '.join(map(str, cells))} | {_verdict(row, ran)} |"
+
+
+def _share(tests: Sequence[Ran]) -> str:
+    passed = sum(each.outcome == "passed" for each in tests)
+    return str(passed) if passed == len(tests) else f"{passed} of {len(tests)}"
+
+
+def _verdict(row: str, ran: Sequence[Ran]) -> str:
+    if row in NOT_APPLICABLE:
+        return "not applicable"
+    own = [each for each in ran if row in each.rows or row in each.counters]
+    if any(each.outcome == "failed" for each in own):
+        return "FAILS"
+    return "holds" if any(row in e.rows and e.outcome == "passed" for e in own) else "not run"
