@@ -45,6 +45,7 @@ class Record:
             self.part(batch, index, outcome, True)
 
     def set_aside(self, batch: Batch) -> None:
+        batch.isolated = True  # as the batcher does
         self._tell("set_aside", batch.id)
 
     def ended(self, batch: Batch) -> None:

@@ -24,6 +24,7 @@ from headrace.executors import (
     ProcessExecutor,
     ThreadExecutor,
 )
+from headrace.executors.socket import SocketExecutor
 from headrace.replica import Replica
 from tests.contract.models import FOLDER, Scripted
 from tests.contract.record import WAIT_S, Record
@@ -268,16 +269,36 @@ def test_a_model_that_fails_its_own_example_is_unready_until_it_passes(
         batch = batch_of(1, [payload(n) for n in range(1, 9)])
         executor.start(batch)
         await record.until("unready")
-        assert [told(o) for o in record.outcomes(batch).values()] == 8 * ["model_error"]
         assert len(predicts(folder)) == 2, "the batch, and the canary: no item is tried alone"
         kinds = [event[0] for event in record.of("set_aside", "ended", "unready")]
-        assert kinds == ["set_aside", "ended", "unready"]
+        told_all = [told(o) for o in record.outcomes(batch).values()]
+        if isinstance(executor, SocketExecutor | OneRemoteWorker):
+            # A new worker follows, and finds out which of the items did it.
+            assert (told_all, kinds) == ([], ["set_aside", "unready"])
+            await record.until("lost")
+            (_, _, loss) = record.of("lost")[0]
+            assert (loss.cause, loss.guilty) == ("broken", None)
+            assert loss.suspects == tuple((batch, index) for index in range(8))
+        else:
+            assert told_all == 8 * ["model_error"]
+            assert kinds == ["set_aside", "ended", "unready"]
         (folder / "broken").unlink()
         record.events.clear()
         await record.until("ready")
         executor.start(healed := batch_of(2, [payload(4)]))
         await record.until("ended", 2)
         assert [told(o) for o in record.outcomes(healed).values()] == [8]
+
+    run(make, test)
+
+
+def test_an_item_that_breaks_a_model_alone_is_told_why(make: MakeExecutor, folder: Path) -> None:
+    async def test(executor: Executor, record: Record) -> None:
+        (folder / "broken").touch()
+        batch = batch_of(1, [payload(1)])
+        executor.start(batch)
+        await record.until("unready")
+        assert [told(o) for o in record.outcomes(batch).values()] == ["model_error"]
 
     run(make, test)
 

@@ -40,6 +40,13 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "",
         ),
     ),
+    "what broke a model is looked for": (
+        Defence(
+            "headrace.workers.loop",
+            "if report.broken is not None and self._may_run_again and",
+            "if False and",
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 

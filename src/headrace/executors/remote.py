@@ -23,6 +23,7 @@ from .base import Events, Loss, ReplicaStatus
 from .restarts import ESTIMATE_FACTOR
 from .socket import BROKEN, Metrics, Peer, SocketExecutor
 from .trust import front_tls, parse_address, read_secret
+from .verdict import set_aside
 
 HELLO_TIMEOUT_S = 0.9
 """What a connection gets to prove itself, TLS included."""
@@ -194,10 +195,11 @@ def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
         if peer.error is not None:
             cause, reason = "protocol", "it broke the worker protocol"
         return Loss(cause, reason, suspects=suspects, begun=batches)
+    if peer.bye is not None and peer.bye.code == BROKEN:
+        return Loss("broken", peer.bye.reason, suspects=set_aside(peer.batches))
     if peer.bye is not None:
-        # It has finished, or failed, what it had begun.
-        cause = "broken" if peer.bye.code == BROKEN else "disconnected"
-        return Loss(cause, peer.bye.reason or "it has left", suspects=())
+        # It has finished what it had begun.
+        return Loss("disconnected", peer.bye.reason or "it has left", suspects=())
     # A crash looks from here as a kill, a restart of its host or a middlebox does.
     reason = "the connection was lost" if _is_cut(error) else "the worker ended its connection"
     return Loss("disconnected", reason, begun=batches, is_outside=True)

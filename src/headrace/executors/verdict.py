@@ -50,7 +50,8 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     """The loss that a death is.
 
     One that was in the middle of decoding, preprocessing, postprocessing or encoding an item
-    convicts it. One in predict makes suspects of the batch. A SIGKILL or SIGTERM is an act from
+    convicts it. One in predict makes suspects of the batch, and so does a model that fails on its
+    own example behind it. A SIGKILL or SIGTERM is an act from
     outside, of an operator or of the system: what ran is accused only if that repeats itself. One
     between two stages, by itself, makes suspects of all that had begun.
     """
@@ -61,6 +62,8 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     is_outside = cause == "killed" and _is_from_outside(death)
     begun = tuple(batch for batch in batches.values() if batch.id <= evidence.begun)
     loss = Loss(cause, reason, begun=begun, is_outside=is_outside)
+    if cause == "broken":
+        return loss._replace(suspects=set_aside(batches))
     if item is not None and running is None and not is_outside and not death.killed_for:
         return loss._replace(guilty=item, suspects=())
     has_evidence = evidence.item is not None or evidence.batch is not None
@@ -71,6 +74,12 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     if item is not None and item not in suspects:
         suspects.append(item)
     return loss._replace(suspects=tuple(suspects))
+
+
+def set_aside(batches: Mapping[int, Batch]) -> tuple[tuple[Batch, int], ...]:
+    """The items of batches whose predict has failed."""
+    failed = [batch for batch in batches.values() if batch.isolated]
+    return tuple((batch, index) for batch in failed for index in range(len(batch.items)))
 
 
 def _item_of(evidence: Evidence, batches: Mapping[int, Batch]) -> tuple[Batch, int] | None:

@@ -95,6 +95,7 @@ class Loop:
     ) -> None:
         self._channel = channel
         self._lane = lane
+        self._may_run_again = lane.replica.card.idempotent
         self._slots = mark.slots
         self._stats = stats
         self._pace = Pace()
@@ -158,6 +159,10 @@ class Loop:
         self._tell_started(job)
         self._note(job)
         report = self._lane.isolate()
+        if report.broken is not None and self._may_run_again and len(report.parts) > 1:
+            # One of them broke the model, and the others shall not fail with it: the front has
+            # what nobody answered run alone, by the worker that follows this one.
+            raise Broken(report.broken)
         job.parts += report.parts
         self._put_parts(job, End.SET_ASIDE if report.is_set_aside else End.ENDED)
         if report.broken is not None:

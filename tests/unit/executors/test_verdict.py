@@ -100,6 +100,14 @@ def test_without_evidence_an_act_from_outside_or_a_farewell_accuses_nobody(death
     assert verdict(death, batches_of(3)).suspects == ()
 
 
+def test_who_fails_on_its_own_example_suspects_the_batches_that_it_set_aside() -> None:
+    batches = batches_of(3, 2)
+    batches[2].isolated = True
+    loss = verdict(Death(5, Bye("broken", "told to")), batches)
+    assert loss.suspects == ((batches[2], 0), (batches[2], 1))
+    assert loss.guilty is None
+
+
 @pytest.mark.parametrize(
     "evidence", [Evidence(item=(1, 0)), Evidence(batch=1), Evidence(item=(2, 0), batch=1)]
 )

@@ -301,11 +301,22 @@ def test_a_front_that_breaks_the_protocol_ends_the_loop(
 
 def test_a_model_that_fails_on_its_own_example_ends_the_loop(front: Front, model: Gated) -> None:
     model.raises[0] = model.raises[1] = RuntimeError("broken for good")
+    front.send(run(1, 1))
+    with pytest.raises(Broken, match="the model failed in predict"):
+        front.join()
+    front.channel.flush()
+    assert front.ended(1) == {0: "model_error"}
+
+
+def test_items_among_which_one_broke_the_model_are_left_to_the_next_worker(
+    front: Front, model: Gated
+) -> None:
+    model.raises[0] = model.raises[1] = RuntimeError("broken for good")
     front.send(run(1, 1, 2))
     with pytest.raises(Broken, match="the model failed in predict"):
         front.join()
     front.channel.flush()
-    assert front.ended(1) == {0: "model_error", 1: "model_error"}
+    assert front.next(Parts) == Parts(1, (), End.SET_ASIDE)
 
 
 def test_a_worker_that_overlaps_tells_its_metrics_while_it_predicts(
