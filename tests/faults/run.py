@@ -18,6 +18,8 @@ from tests.faults.rows import SECTIONS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+NO_TESTS = 5
+"""The exit code of pytest where no test was chosen."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
 
@@ -49,14 +51,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_all(files: Sequence[Path], out: Path, profile: Mapping[str, str], *, jobs: int) -> None:
-    """Run test files, so many at a time, each in a process of its own."""
+    """Run test files, so many at a time, each way of requests of each in a process of its own."""
 
-    def run(path: Path) -> None:
-        json_path, log_path = out / f"{path.stem}.json", out / f"{path.stem}.log"
+    def run(piece: tuple[Path, str]) -> None:
+        path, tests = piece
+        name = f"{path.stem}-{tests.replace(' ', '-')}"
+        json_path, log_path = out / f"{name}.json", out / f"{name}.log"
         command = [sys.executable, "-m", "pytest", "-p", "tests.faults.report", "-q", str(path)]
         with log_path.open("wb") as log:
             done = subprocess.run(
-                [*command, "-p", "no:cacheprovider", "--faults-json", str(json_path)],
+                [*command, "-k", tests, "-p", "no:cacheprovider", "--faults-json", str(json_path)],
                 cwd=ROOT,
                 env={**os.environ, **profile},
                 stdout=log,
@@ -64,10 +68,11 @@ def run_all(files: Sequence[Path], out: Path, profile: Mapping[str, str], *, job
                 check=False,
             )
         last = log_path.read_text(errors="replace").splitlines()[-1:] or ["no output"]
-        print(f"{path.name}: exit {done.returncode}, {last[0]}", flush=True)
+        if done.returncode != NO_TESTS:
+            print(f"{path.name}, {tests}: exit {done.returncode}, {last[0]}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, files))
+        list(pool.map(run, [(path, tests) for path in files for tests in ("asgi", "not asgi")]))
 
 
 def _files(sections: Sequence[str]) -> list[Path]:
