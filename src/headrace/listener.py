@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import ssl
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from .config import ServerSettings
 from .errors import ConfigError, HeadraceError
@@ -19,6 +22,9 @@ BACKLOG = 2048
 
 _MAX_UDS_PATH = 107
 _PROBE_S = 0.5
+_SO_ATTACH_FILTER = 26
+_ACCEPT_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A filter's one instruction: of no packet is anything kept."""
 
 
 class BindError(HeadraceError):
@@ -27,22 +33,48 @@ class BindError(HeadraceError):
     code = "bind_failed"
 
 
+class Listener(socket.socket):
+    """A listening socket that this process has bound, for itself alone.
+
+    Attributes:
+        remove_file: Removes its file, if it is a Unix socket and the file is still its own.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.remove_file: Callable[[], None] = _nothing
+
+    def admit_no_more(self) -> None:
+        """Let nobody connect any more, and keep who has, but is not accepted yet.
+
+        They would be reset, and what they have sent with them, if the socket were just closed: some
+        may come between the last look for them and that. One who comes now is refused a moment
+        later, when it is closed, or by the next server on the address accepted.
+        """
+        if self.family == socket.AF_UNIX:
+            self.remove_file()
+            return
+        instructions = ctypes.create_string_buffer(_ACCEPT_NOTHING)
+        program = struct.pack("HP", 1, ctypes.addressof(instructions))
+        with contextlib.suppress(OSError):  # not every system has filters
+            self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
 @contextlib.contextmanager
-def listening(settings: ServerSettings) -> Iterator[socket.socket]:
+def listening(settings: ServerSettings) -> Iterator[Listener]:
     """A listening socket, which is closed at the end, its file removed if it has one.
 
     Raises:
         BindError: As `bind`.
     """
     with bind(settings) as listener:
-        remove = remover_of(listener)
         try:
             yield listener
         finally:
-            remove()
+            listener.remove_file()
 
 
-def bind(settings: ServerSettings) -> socket.socket:
+def bind(settings: ServerSettings) -> Listener:
     """A socket that listens already, so that a second server on the address fails at once.
 
     Raises:
@@ -53,7 +85,7 @@ def bind(settings: ServerSettings) -> socket.socket:
     return bind_tcp(settings.host, settings.port)
 
 
-def bind_tcp(host: str, port: int) -> socket.socket:
+def bind_tcp(host: str, port: int) -> Listener:
     """A listening TCP socket.
 
     Raises:
@@ -66,7 +98,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or "no such host"
         raise BindError(f"cannot listen on {where}: {reason}") from None
     family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = Listener(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -123,25 +155,37 @@ def check_tls(settings: ServerSettings) -> bool:
 
 
 def remover_of(listener: socket.socket) -> Callable[[], None]:
-    """What removes a listener's file, if it is a Unix socket that has one.
+    """What removes a listener's file, once, if it is a Unix socket that has one.
 
     The file is left alone if it is another server's by then: one that started on the same path
     while this one drained.
     """
-    if listener.family != socket.AF_UNIX:
-        return lambda: None
+    if isinstance(listener, Listener):
+        return listener.remove_file
+    return _remover_of(listener) if listener.family == socket.AF_UNIX else _nothing
+
+
+def _remover_of(listener: socket.socket) -> Callable[[], None]:
     path = Path(listener.getsockname()).absolute()
-    own = path.stat()
+    own: os.stat_result | None = path.stat()
 
     def remove() -> None:
+        nonlocal own
+        if own is None:
+            return
         with contextlib.suppress(OSError):
             if os.path.samestat(path.stat(), own):
                 path.unlink()
+        own = None  # another's file may have its number once it is gone
 
     return remove
 
 
-def bind_unix(path: str) -> socket.socket:
+def _nothing() -> None:
+    """There is no file."""
+
+
+def bind_unix(path: str) -> Listener:
     """A listening Unix socket; a stale one is replaced, a live one or another file left alone.
 
     Raises:
@@ -151,10 +195,11 @@ def bind_unix(path: str) -> socket.socket:
         raise BindError(f"cannot listen on {path!r}: expected a path")
     if len(os.fsencode(path)) > _MAX_UDS_PATH:
         raise BindError(f"cannot listen on {path}: expected at most {_MAX_UDS_PATH} bytes of path")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
         listener.bind(path)
+        listener.remove_file = _remover_of(listener)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

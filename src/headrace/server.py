@@ -2,8 +2,8 @@
 
 Start: listen, then load; `/livez` answers meanwhile, `/readyz` says no until every model is ready.
 Drain, on SIGTERM or SIGINT: not ready at once; for `drain_delay_s` connections and requests are
-still taken; then the listener closes, what was accepted is answered, and the replicas stop. A
-second signal ends the delay and shortens the rest.
+still taken, and each answer is its connection's last; then the listener closes, what was accepted
+is answered, and the replicas stop. A second signal ends the delay and shortens the rest.
 """
 
 from __future__ import annotations
@@ -317,6 +317,7 @@ class _Run:
 
     async def _drain_and_exit(self) -> None:
         self._service.is_draining = True
+        self._http.finish()
         delay_s = {EXIT_OK: self._settings.drain_delay_s, EXIT_HUNG: HUNG_DELAY_S}
         await self._unless_hastened(delay_s.get(self._exit_code, 0.0))
         self._http.should_exit = True

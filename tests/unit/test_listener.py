@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headrace import ConfigError, ServerSettings
-from headrace.listener import BindError, address_of, bind, check_tls, listening
+from headrace.listener import BindError, address_of, bind, bind_tcp, bind_unix, check_tls, listening
 
 
 @pytest.fixture
@@ -153,3 +153,34 @@ def test_an_address_with_tls_says_so(path: Path) -> None:
         assert address_of(listener, is_tls=True) == f"https://127.0.0.1:{port}"
     with bind(unix(path)) as listener:
         assert address_of(listener, is_tls=True) == f"unix:{path}"
+
+
+def test_who_has_connected_is_accepted_and_nobody_after_that() -> None:
+    with bind_tcp("127.0.0.1", 0) as listener, socket.socket() as late:
+        with socket.create_connection(listener.getsockname()) as known:
+            known.sendall(b"x")
+            listener.admit_no_more()
+            late.setblocking(False)
+            late.connect_ex(listener.getsockname())
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.recv(1) == b"x"
+                accepted.sendall(b"y")
+                assert known.recv(1) == b"y"
+                known.sendall(b"z")
+                assert accepted.recv(1) == b"z", "what is connected is not filtered"
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_a_unix_socket_that_admits_no_more_is_gone_for_others(path: Path) -> None:
+    with bind_unix(str(path)) as listener, socket.socket(socket.AF_UNIX) as known:
+        known.connect(str(path))
+        listener.admit_no_more()
+        assert not path.exists()
+        listener.accept()[0].close()
+        listener.close()
+        with bind_unix(str(path)):
+            listener.remove_file()
+            assert path.exists(), "the next server's, whatever its number"

@@ -26,7 +26,7 @@ from .errors import HeadTooLarge, head_is_late, head_too_large
 from .heads import whole_answer
 from .insides import CONTINUE, addresses
 from .parsers import framing_of, parser_of, parser_within
-from .sockets import has_gone, has_unread
+from .sockets import end_if_read, has_gone, has_unread
 from .sweep import Sweep
 from .turns import AHEAD, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
 
@@ -53,6 +53,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         limits: Of heads, bodies and waits.
+        is_leaving: Whether the server is about to drain: answers of connections that are made
+            from then on are their last.
         oldest: The request that is answered next, if there is any.
         is_ending: Whether it has got its end, and is only read from for a moment.
     """
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
     limits: ClassVar[Limits]
     grace_s: ClassVar[float]
     max_connections: ClassVar[int | None]
+    is_leaving: ClassVar[bool]
     clock: Clock
     sweeps: ClassVar[WeakKeyDictionary[Any, Sweep]]
 
@@ -75,6 +78,7 @@ class Connection(asyncio.Protocol):
         "_is_last",
         "_is_new_head",
         "_is_refused",
+        "_is_shut",
         "_is_surplus",
         "_later",
         "_line",
@@ -124,7 +128,8 @@ class Connection(asyncio.Protocol):
         self._framing = b""
         self._is_refused = False
         self.is_ending = False
-        self._is_last = False
+        self._is_last = self.is_leaving
+        self._is_shut = False
         self._is_new_head = False
         self._has_ended = False
         self._is_surplus = False
@@ -153,6 +158,7 @@ class Connection(asyncio.Protocol):
             "limits": limits,
             "grace_s": grace_s,
             "max_connections": max_connections,
+            "is_leaving": False,
             "clock": staticmethod(clock),
             "sweeps": WeakKeyDictionary(),
         }
@@ -225,24 +231,36 @@ class Connection(asyncio.Protocol):
 
     # What the server tells
 
+    def finish(self) -> None:
+        """The server is about to drain: the next answer says that it is the last one here.
+
+        A client that was told so asks elsewhere. Of one that was not, a request may always cross
+        the end of its connection.
+        """
+        self._is_last = True
+        if self.oldest is not None and not self._in_head and not self.is_ending:
+            newest = self._newest
+            if not newest.is_promised:
+                newest.keep_alive = False
+
     def shutdown(self) -> None:
         """The server drains: answer what is on its way, and close.
 
         A socket that is closed with bytes unread is reset, and its answers may be lost with it.
         """
-        self._is_last = True
-        if self.is_ending:
-            return
-        if self.oldest is None:
+        self.finish()
+        self._is_shut = True
+        if self.oldest is None and not self.is_ending:
             self._loop.call_later(self.grace_s, self._end_idle)
-        elif not self._in_head:
-            self._newest.keep_alive = False
 
     def _end_idle(self) -> None:
         """End an idle connection; what crosses that was not taken, and is not reset either."""
         is_idle = self.oldest is None and not self._in_head and not self._rest
         if is_idle and not self.is_ending and not self.transport.is_closing():
-            if not has_unread(self.transport.get_extra_info("socket").fileno()):
+            fd = self.transport.get_extra_info("socket").fileno()
+            # The transport would send the end in the next turn of the loop only.
+            is_over = end_if_read(fd) if self.transport.can_write_eof() else not has_unread(fd)
+            if is_over:
                 self.end()
 
     # What the sweep asks
@@ -483,10 +501,12 @@ class Connection(asyncio.Protocol):
                 return
         self.oldest = self._later = None
         self._since = self.clock()
-        if self._is_last and not self._in_head:
+        if self._is_last and self._has_ended and not self._in_head and not self._rest:
             self.end()
-        else:
-            self._read_on()
+            return
+        if self._is_shut:
+            self._loop.call_later(self.grace_s, self._end_idle)
+        self._read_on()
 
     def _read_on(self) -> None:
         if self._holds and not self._is_far_ahead:

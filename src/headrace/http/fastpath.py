@@ -145,9 +145,9 @@ class FastConnection(Connection):
         self._memo = None
         return super().eof_received()
 
-    def shutdown(self) -> None:
+    def finish(self) -> None:
         self._memo = None
-        super().shutdown()
+        super().finish()
 
     def end(self, *, is_read: bool = True) -> None:
         self._memo = None
@@ -201,6 +201,10 @@ class FastExchange(Exchange):
         return super().request_id
 
     # As a turn
+
+    @property
+    def is_promised(self) -> bool:
+        return self.ready is not None
 
     @property
     def is_answering(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from ..config import Limits, ServerSettings
-from ..listener import BACKLOG
+from ..listener import BACKLOG, Listener
 from .app import App
 from .connection import GRACE_S, Connection
 from .fastpath import FastConnection
@@ -63,6 +63,8 @@ class UvicornServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners, and wait for the answers."""
         for listener in sockets or []:
+            if isinstance(listener, Listener):
+                listener.admit_no_more()
             for _ in range(self.config.backlog):
                 if not has_unread(listener.fileno()):
                     break
@@ -84,14 +86,15 @@ class HttpServer(UvicornServer):
 
     def __init__(self, app: App, settings: ServerSettings) -> None:
         limits = settings.limits
-        if settings.fast_path:
-            options = _options(FastConnection.serving(app.predict, limits))
-        else:
-            options = uvicorn_options(limits)
+        self._connection = (
+            FastConnection.serving(app.predict, limits)
+            if settings.fast_path
+            else Connection.limited(limits)
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                **options,
+                **_options(self._connection),
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
                 lifespan="off",
@@ -105,6 +108,17 @@ class HttpServer(UvicornServer):
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
             )
         )
+
+    def finish(self) -> None:
+        """From now on each answer tells its client that the connection ends with it.
+
+        So those who go on asking until the server drains do it on connections that end without
+        a request on its way to them.
+        """
+        self._connection.is_leaving = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.finish()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 
 
 def has_gone(fd: int) -> bool:
@@ -17,3 +19,20 @@ def has_unread(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def end_if_read(fd: int) -> bool:
+    """Send the end of a connected socket, unless something has come that was not read.
+
+    Returns:
+        Whether it has got its end: no byte that was there before is passed over.
+    """
+    own = socket.socket(fileno=fd)
+    try:
+        if has_unread(fd):
+            return False
+        with contextlib.suppress(OSError):  # it is reset, which its transport is about to tell
+            own.shutdown(socket.SHUT_WR)
+        return True
+    finally:
+        own.detach()

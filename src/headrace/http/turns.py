@@ -21,6 +21,7 @@ class Turn(Protocol):
     Attributes:
         keep_alive: Whether the connection lives on after the answer.
         is_read: Whether all of its body was read.
+        is_promised: Whether the answer's head is made, and says what becomes of the connection.
         is_answering: Whether a part of the answer was written, and not all of it.
         may_probe: Whether an interim answer may be sent before the answer.
     """
@@ -28,6 +29,8 @@ class Turn(Protocol):
     keep_alive: bool
     is_read: bool
 
+    @property
+    def is_promised(self) -> bool: ...
     @property
     def is_answering(self) -> bool: ...
     @property
@@ -144,6 +147,7 @@ class Owner(Protocol):
 class Refused:
     """The turn of what is no request."""
 
+    is_promised = True
     is_answering = False
     may_probe = False
 
@@ -203,6 +207,10 @@ class AsgiTurn:
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
         self._cycle.keep_alive = value
+
+    @property
+    def is_promised(self) -> bool:
+        return self._cycle.has_begun
 
     @property
     def is_answering(self) -> bool:

@@ -841,6 +841,7 @@ def test_an_idle_connection_is_ended_at_a_drain_once_nothing_crosses() -> None:
         assert not idle.has_end and not used.has_end
         peers.loop.advance(GRACE_S)
         assert idle.has_end and used.has_end
+        assert idle.other.recv(1) == b"", "it is sent at once, not in the loop's next turn"
         peers.loop.advance(LINGER_S)
         assert peers.state.connections == set()
 
@@ -892,9 +893,59 @@ def test_a_drain_answers_what_has_begun_and_closes(
         app.gate.set()
         await peers.settle()
         assert peer.statuses == statuses
+        last = peer.answers[-1].headers.get("connection")
+        assert peer.has_end == (last == "close"), "who was not told may still ask for a moment"
+        peers.loop.advance(GRACE_S)
         assert peer.has_end
         peers.loop.advance(1.0)
         assert peers.state.connections == set()
+
+    serving(test)
+
+
+def test_before_a_drain_each_answer_is_the_last_of_its_connection() -> None:
+    async def test(peers: Peers, app: Application) -> None:
+        idle, busy, half, told = (peers.connect() for _ in range(4))
+        busy.send(get("/wait"))
+        half.send(b"GET")
+        told.send(get("/half-wait"))
+        await peers.settle()
+        peers.protocol.is_leaving = True
+        for peer in (idle, busy, half, told):
+            peer.connection.finish()
+        late = peers.connect()
+        peers.loop.advance(2 * GRACE_S)
+        assert not any(peer.has_end for peer in (idle, busy, half, told, late))
+        app.gate.set()
+        for peer, rest in ((idle, get("/")), (half, b" / HTTP/1.1\r\n\r\n"), (late, get("/"))):
+            peer.send(rest)
+        await peers.settle()
+        for peer in (idle, busy, half, late):
+            assert peer.statuses == [200] and peer.has_end
+            assert peer.answers[0].headers["connection"] == "close"
+        assert told.statuses == [200] and not told.has_end
+        told.send(get("/"))
+        await peers.settle()
+        assert told.statuses == [200, 200] and told.has_end
+        assert told.answers[1].headers["connection"] == "close"
+
+    serving(test)
+
+
+def test_what_came_before_the_end_of_an_idle_connection_is_answered() -> None:
+    async def test(peers: Peers, app: Application) -> None:
+        peer = peers.connect()
+        peer.connection.shutdown()
+        peer.other.send(b"GET")  # the system has it, and the loop does not know yet
+        peers.loop.advance(2 * GRACE_S)
+        peer.other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.other.recv(1)
+        assert not peer.has_end
+        peer.own.recv(3)
+        peer.send(get("/"))
+        await peers.settle()
+        assert peer.statuses == [200]
 
     serving(test)
 
