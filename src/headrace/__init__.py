@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .call import Payload as Payload
     from .call import Value as Value
     from .config import Batching as Batching
+    from .config import Fairness as Fairness
     from .config import Limits as Limits
     from .config import ServerSettings as ServerSettings
     from .dialects import Formats as Formats
@@ -36,6 +37,7 @@ _HOMES = {
     "Application": "application",
     "Batching": "config",
     "ConfigError": "errors",
+    "Fairness": "config",
     "Formats": "dialects",
     "HeadraceError": "errors",
     "ItemError": "errors",

@@ -170,7 +170,11 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.is_settled = asyncio.Event()
         self.service = Service(
-            limits=settings.limits, clock=system_clock, version=__version__, dialect=dialect
+            limits=settings.limits,
+            fairness=settings.fairness,
+            clock=system_clock,
+            version=__version__,
+            dialect=dialect,
         )
         self.service.collectors.append(host.metrics)
         self.app = App(self.service)

@@ -11,6 +11,7 @@ import difflib
 import functools
 import itertools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -120,6 +121,47 @@ class Limits(Settings):
     )
 
 
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_UNLIKE = ("content-length", "traceparent", "x-request-id")
+"""Headers that differ from request to request, and say nothing of who sends them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fairness(Settings):
+    """Whose turn it is while more is asked than can be answered."""
+
+    client_header: str | None = setting(
+        "a header whose value says which client a request is from: clients take turns in a model's"
+        " queue; it should be set by a proxy, as who sets it himself may have many names",
+        None,
+    )
+    peer_address: bool = setting(
+        "whether a request that nothing else says the client of is its peer address's, or, of IPv6,"
+        " its network's (/64); behind a proxy all requests have one",
+        False,
+    )
+    lowest_priority: Annotated[int, Meta(ge=-100, le=0)] = setting(
+        "the lowest priority that X-Request-Priority may ask for; less is raised to this", 0
+    )
+    highest_priority: Annotated[int, Meta(ge=0, le=100)] = setting(
+        "the highest, each step of which counts as `batching.priority_step_s` of earlier arrival;"
+        " more is cut to this, and with both at 0 the header is not looked at",
+        0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.client_header is None:
+            return
+        name = self.client_header.lower()
+        if not _HEADER_NAME.fullmatch(name) or name in _UNLIKE:
+            raise ConfigError(
+                "Fairness.client_header: expected the name of a header that says who sends a"
+                f" request, got {self.client_header!r}"
+            )
+        object.__setattr__(self, "client_header", name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workers(Settings):
     """The worker processes, and what each may take of the machine."""
@@ -202,6 +244,7 @@ class ServerSettings(Settings):
         "how records are written; auto is text on a terminal and JSON elsewhere", "auto"
     )
     limits: Limits = dataclasses.field(default_factory=Limits)
+    fairness: Fairness = dataclasses.field(default_factory=Fairness)
     workers: Workers = dataclasses.field(default_factory=Workers)
     batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of `Batching` that override every model's own."""
@@ -287,6 +330,7 @@ def describe(annotation: Any) -> str:
 SECTIONS: Mapping[str, type[Settings]] = {
     "": ServerSettings,
     "limits": Limits,
+    "fairness": Fairness,
     "workers": Workers,
     "batching": Batching,
 }
@@ -418,6 +462,7 @@ def resolve(layers: Iterable[Iterable[Found]]) -> Resolved:
     settings = ServerSettings(
         **sections[""],
         limits=Limits(**sections["limits"]),
+        fairness=Fairness(**sections["fairness"]),
         workers=Workers(**sections["workers"]),
         batching=sections["batching"],
     )

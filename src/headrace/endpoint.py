@@ -55,6 +55,8 @@ class Endpoint:
         *,
         lenient: bool = False,
         max_items: int | None = None,
+        priority: int = 0,
+        client: str | None = None,
     ) -> Ticket | None:
         """Ask the model; the sink is told one outcome: the answer, or a failure.
 
@@ -66,6 +68,8 @@ class Endpoint:
             sink: Takes the answer; told nothing once the ticket is cancelled.
             lenient: Whether an answer with gaps is preferred to a failure.
             max_items: The most items that a call may have; None sets no bound.
+            priority: As in `Call`.
+            client: As in `Call`.
 
         Returns:
             The ticket to cancel the request by; None if it is answered already.
@@ -76,14 +80,14 @@ class Endpoint:
         """
         if self.dialect.is_one_payload:
             payload = Payload(body, formats.input_type, formats.output_type)
-            return self.engine.post(now, payload, deadline, sink)
+            return self.engine.post(now, payload, deadline, sink, priority, client)
         request = Request(body=body, lenient=lenient, max_items=max_items)
         payloads = self.dialect.cut(request, formats)
         if not payloads:
             sink.part(0, self.dialect.join((), formats, lenient=lenient), True)
             return None
         joint = _Joint(self.dialect, formats, lenient, len(payloads), sink)
-        return self.engine.submit(Call(payloads, deadline), joint)
+        return self.engine.submit(Call(payloads, deadline, priority, client), joint)
 
 
 class _Joint:

@@ -148,7 +148,15 @@ class Engine:
             self.counts.refused[error.code] += 1
             raise
 
-    def post(self, now: Instant, payload: Payload, deadline: Instant, sink: Sink) -> Ticket:
+    def post(
+        self,
+        now: Instant,
+        payload: Payload,
+        deadline: Instant,
+        sink: Sink,
+        priority: int = 0,
+        client: str | None = None,
+    ) -> Ticket:
         """Admit one payload with all others that this turn of the loop brings, at its end.
 
         Unlike `submit` it never refuses at once: why it is not admitted is told to the sink.
@@ -168,6 +176,8 @@ class Engine:
                 size_bytes,
                 key,
                 deadline,
+                priority,
+                client,
                 arrived=now,
                 engine=self,
             )
@@ -176,7 +186,7 @@ class Engine:
                 self._pass_soon()
             return item
         try:
-            return self.submit(Call((payload,), deadline), sink)
+            return self.submit(Call((payload,), deadline, priority, client), sink)
         except HeadraceError as error:
             self._loop.call_soon(sink.part, 0, Failure.of(error), True)
             return Submitted(self, ())

@@ -187,6 +187,7 @@ class _Run:
         self._host = host
         self._service = Service(
             limits=self._settings.limits,
+            fairness=self._settings.fairness,
             clock=system_clock,
             version=__version__,
             dialect=host.dialect,

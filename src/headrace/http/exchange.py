@@ -64,6 +64,11 @@ class Exchange(msgspec.Struct, eq=False):
         """The client's own, or one that no other request has."""
         return self.plan.request_id or f"{self.predict.id_prefix}{self.number:x}"
 
+    @property
+    def peer(self) -> str | None:
+        """The client that its connection is from, where that matters and is known."""
+        return None
+
     def is_refused(self) -> bool:
         """Whether the head alone was answered just now, with an error: the body is not wanted."""
         error = self.plan.error
@@ -87,6 +92,8 @@ class Exchange(msgspec.Struct, eq=False):
                 self,
                 lenient=plan.lenient,
                 max_items=self.predict.limits.max_queue_items,
+                priority=plan.priority,
+                client=plan.client or self.peer,
             )
         except HeadraceError as error:
             self.fail(error)

@@ -9,6 +9,7 @@ again.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar
 
 from ..call import Outcome, Payload, Value
@@ -18,6 +19,7 @@ from ..errors import HeadraceError
 from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
+from .fairness import peer_of
 from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
 from .memo import MAX_STRANGE, Memo, Memos, head_of
@@ -35,19 +37,21 @@ class FastConnection(Connection):
         predict: Knows the routes.
         memos: Heads that were seen by any connection of the server.
         heads: Of its answers.
+        peer: The client that it is from, where that matters.
     """
 
     predict: ClassVar[Predict]
     memos: ClassVar[Memos]
     heads: ClassVar[ReplyHeads]
 
-    __slots__ = ("_candidate", "_memo", "_strange")
+    __slots__ = ("_candidate", "_memo", "_strange", "peer")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._memo: Memo | None = None
         self._candidate: Plan | None = None
         self._strange = 0
+        self.peer: str | None = None
 
     @classmethod
     def serving(
@@ -64,6 +68,11 @@ class FastConnection(Connection):
         )
         made.predict, made.memos, made.heads = predict, Memos(), ReplyHeads(predict.id_prefix)
         return made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.predict.fairness.peer_address:
+            self.peer = peer_of(transport)
 
     def data_received(self, data: bytes) -> None:
         memo = self._memo
@@ -101,7 +110,14 @@ class FastConnection(Connection):
                 predict, plan, now, number, is_read=True, connection=self, own_id=own_id
             )
             payload = Payload(body, memo.input_type, memo.output_type)
-            turn.ticket = memo.engine.post(now, payload, now + plan.timeout_s, turn)
+            turn.ticket = memo.engine.post(
+                now,
+                payload,
+                now + plan.timeout_s,
+                turn,
+                plan.priority,
+                plan.client or self.peer,
+            )
         else:
             self.oldest = other = FastExchange(
                 predict, plan, now, number, is_read=True, connection=self, own_id=own_id
@@ -199,6 +215,10 @@ class FastExchange(Exchange):
         if self.own_id is not None:
             return self.own_id.decode("ascii")
         return super().request_id
+
+    @property
+    def peer(self) -> str | None:
+        return self.connection.peer
 
     # As a turn
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ..card import ModelCard
 from ..clock import Clock
-from ..config import Limits
+from ..config import Fairness, Limits
 from ..dialects import MESSAGES, NATIVE, V1_DIALECT, Dialect, Formats
 from ..endpoint import Endpoint
 from ..engine import Engine
@@ -27,6 +27,7 @@ from ..errors import (
 from ..logs import RateLimit
 from ..metrics import HttpCounts, RouteCounts
 from .errors import HeadTooLarge, MethodNotAllowed
+from .fairness import client_of, priority_of
 
 ROUTES: Mapping[str, Dialect] = {
     "/predict": NATIVE,
@@ -75,6 +76,8 @@ class Plan(msgspec.Struct, eq=False):
         formats: Of its body and its answer.
         max_body_bytes: What its body may have.
         lenient: Whether an answer with gaps is preferred to a failure.
+        client: Whose it is, where the head says so; else its connection may.
+        priority: In steps.
     """
 
     route: str
@@ -88,6 +91,8 @@ class Plan(msgspec.Struct, eq=False):
     formats: Formats = Formats("", "")
     max_body_bytes: int = 0
     lenient: bool = False
+    client: str | None = None
+    priority: int = 0
 
 
 class Predict:
@@ -103,12 +108,20 @@ class Predict:
         counts: Where answers are counted.
         clock: Tells the time.
         dialect: If given, every path leads to the first model, in this dialect.
+        fairness: What tells clients apart; default `Fairness()`.
     """
 
     def __init__(
-        self, *, limits: Limits, counts: HttpCounts, clock: Clock, dialect: Dialect | None = None
+        self,
+        *,
+        limits: Limits,
+        counts: HttpCounts,
+        clock: Clock,
+        dialect: Dialect | None = None,
+        fairness: Fairness | None = None,
     ) -> None:
         self.limits = limits
+        self.fairness = fairness or Fairness()
         self.counts = counts
         self.clock = clock
         self.rate_limit = RateLimit()
@@ -198,6 +211,8 @@ class Predict:
         plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
+        plan.client = client_of(headers, self.fairness)
+        plan.priority = priority_of(headers, self.fairness)
 
     def next_number(self) -> int:
         """A number for a request that begins."""

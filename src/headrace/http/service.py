@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from ..call import Call, Failure
 from ..clock import Clock, Instant
-from ..config import Limits
+from ..config import Fairness, Limits
 from ..dialects import Dialect
 from ..engine import Engine
 from ..errors import HeadraceError
@@ -42,17 +42,26 @@ class Service:
         clock: Tells the time.
         version: Of headrace.
         dialect: As in `Predict`.
+        fairness: As in `Predict`.
     """
 
     def __init__(
-        self, *, limits: Limits, clock: Clock, version: str, dialect: Dialect | None = None
+        self,
+        *,
+        limits: Limits,
+        clock: Clock,
+        version: str,
+        dialect: Dialect | None = None,
+        fairness: Fairness | None = None,
     ) -> None:
         self.limits = limits
         self.clock = clock
         self.version = version
         self.engines: list[Engine] = []
         self.counts = HttpCounts()
-        self.predict = Predict(limits=limits, counts=self.counts, clock=clock, dialect=dialect)
+        self.predict = Predict(
+            limits=limits, counts=self.counts, clock=clock, dialect=dialect, fairness=fairness
+        )
         self.collectors: list[Collector] = []
         self.refresh: Callable[[], Awaitable[None]] | None = None
         self.is_live = True

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from headrace import Application, Limits, Messages, Model, ServerSettings
+from headrace import Application, Fairness, Limits, Messages, Model, ServerSettings
 
 from ..core.exporters import Exporter, check, exporter_of
 from ..core.metrics import Counts, ServerCollector, Summed
@@ -66,9 +66,10 @@ def http_server(
         fixed_wait: Whether an underfull batch waits for `max_time_on_queue` after all.
         metrics_shared: Whether one port for scraping tells of all worker processes.
         **options: Fields of `headrace.Limits`, such as `max_queue_items` (default: 16 full
-            batches, at least 8192 elements) or `max_body_bytes` (default 64 MiB); and the names
-            that the last four arguments had in virtex 0.1: `prom_host`, `prom_port`, `prom_mode`
-            and `prom_push_interval`.
+            batches, at least 8192 elements) or `max_body_bytes` (default 64 MiB), and of
+            `headrace.Fairness`, such as `client_header`; and the names that the last four
+            arguments had in virtex 0.1: `prom_host`, `prom_port`, `prom_mode` and
+            `prom_push_interval`.
 
     Returns:
         The application. Called with no argument it returns itself, for `uvicorn --factory`.
@@ -107,10 +108,12 @@ def http_server(
     options.setdefault("max_body_bytes", MAX_BODY_BYTES)
     options.setdefault("max_json_bytes", options["max_body_bytes"])
     options.setdefault("max_queue_items", max(QUEUED_ELEMENTS, QUEUED_BATCHES * max_batch_size))
+    of_fairness = [field.name for field in dataclasses.fields(Fairness)]
+    fairness = Fairness(**{name: options.pop(name) for name in of_fairness if name in options})
     known = [field.name for field in dataclasses.fields(Limits)]
     for option in options:
         if option not in known:
-            names = ", ".join([*_SPELLINGS, *_SPELLINGS.values(), *known])
+            names = ", ".join([*_SPELLINGS, *_SPELLINGS.values(), *known, *of_fairness])
             raise ValueError(f"{option}: no such option; there are {names}")
     return MessageServer(
         name,
@@ -118,6 +121,7 @@ def http_server(
         max_batch_size=max_batch_size,
         max_batch_delay_s=max_time_on_queue if fixed_wait else 0.0,
         limits=Limits(**options),
+        fairness=fairness,
         metrics=Metrics(shared=metrics_shared, **metrics),
     )
 
@@ -131,6 +135,7 @@ class MessageServer(Application):
         max_batch_size: The most elements in a batch.
         max_batch_delay_s: How long an underfull batch waits for company.
         limits: Of requests and of the queue.
+        fairness: Between clients.
         metrics: How its metrics get out.
     """
 
@@ -142,6 +147,7 @@ class MessageServer(Application):
         max_batch_size: int,
         max_batch_delay_s: float,
         limits: Limits,
+        fairness: Fairness,
         metrics: Metrics,
     ) -> None:
         self.name = name
@@ -157,7 +163,7 @@ class MessageServer(Application):
         self._counts = Counts()
         super().__init__(
             self._model(observe=self._observe),
-            ServerSettings(executor="inline", limits=limits),
+            ServerSettings(executor="inline", limits=limits, fairness=fairness),
             dialect=Messages(name),
         )
 

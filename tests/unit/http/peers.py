@@ -12,7 +12,7 @@ import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
-from headrace import Batching, Limits, Model
+from headrace import Batching, Fairness, Limits, Model
 from headrace.engine import Engine
 from headrace.http import App, Service
 from headrace.http.connection import Connection
@@ -39,20 +39,30 @@ class Peer(asyncio.Transport):
         is_stalled: Whether it does not read, so that what is written stays in the transport.
         is_closed: Whether the connection was told that it is lost.
         has_end: Whether the client has seen the end.
+        address: The client's.
 
     Args:
         connection: The server's side.
         loop: Where the transport calls back.
         is_tls: Whether it cannot be closed in one direction.
+        address: The client's; default one of those for documentation.
     """
 
-    def __init__(self, connection: Connection, loop: ManualLoop, *, is_tls: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        loop: ManualLoop,
+        *,
+        is_tls: bool = False,
+        address: tuple[str, int] | str | None = None,
+    ) -> None:
         super().__init__()
         self.connection = connection
         self.got = b""
         self.is_stalled = False
         self.is_closed = False
         self.has_end = False
+        self.address: tuple[str, int] | str = ("192.0.2.1", 50000)
         self.own, self.other = socket.socketpair()
         self._loop = loop
         self._is_tls = is_tls
@@ -62,6 +72,8 @@ class Peer(asyncio.Transport):
         self._has_eof = False
         self._buffer = bytearray()
         self._incoming: deque[bytes] = deque()
+        if address is not None:
+            self.address = address
         connection.connection_made(self)
 
     # The client
@@ -125,7 +137,7 @@ class Peer(asyncio.Transport):
     # The transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"socket": self.own}.get(name, default)
+        return {"socket": self.own, "peername": self.address}.get(name, default)
 
     def write(self, data: bytes | bytearray | memoryview[int]) -> None:
         if self._has_eof:
@@ -185,6 +197,7 @@ class Peers:
         fast: Whether predict requests take the fast path.
         model: In place of the echo.
         most: Connections.
+        fairness: Between clients.
         settings: Of uvicorn's `Config`.
     """
 
@@ -196,12 +209,13 @@ class Peers:
         fast: bool = True,
         model: type[Model] | None = None,
         most: int | None = None,
+        fairness: Fairness | None = None,
         **settings: Any,
     ) -> None:
         limits = limits or Limits()
         self.clock = ManualClock(1000.0)
         self.loop = ManualLoop(self.clock)
-        self.service = Service(limits=limits, clock=self.clock, version="0")
+        self.service = Service(limits=limits, clock=self.clock, version="0", fairness=fairness)
         self.executor, self.engine = self.engine_of(model or Echo)
         self.service.set_engines([self.engine])
         self.service.complete()
@@ -242,7 +256,13 @@ class Peers:
         executor = ScriptedExecutor(card)
         return executor, Engine(card, executor, loop=self.loop, clock=self.clock)
 
-    def connect(self, *, is_tls: bool = False, state: ServerState | None = None) -> Peer:
+    def connect(
+        self,
+        *,
+        is_tls: bool = False,
+        state: ServerState | None = None,
+        address: tuple[str, int] | str | None = None,
+    ) -> Peer:
         """A client that has just connected."""
         connection = self.protocol(
             config=self.config,
@@ -250,7 +270,7 @@ class Peers:
             app_state={},
             _loop=self.loop,  # type: ignore[arg-type]  # it has what a connection uses
         )
-        peer = Peer(connection, self.loop, is_tls=is_tls)
+        peer = Peer(connection, self.loop, is_tls=is_tls, address=address)
         self._peers.append(peer)
         return peer
 
