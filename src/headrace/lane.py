@@ -6,7 +6,7 @@ Knows no thread, no loop and no socket: its owner calls it where the model shall
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from .call import Outcome, Payload
@@ -25,12 +25,14 @@ class Report(NamedTuple, Generic[B]):
         parts: Outcomes with the indexes of their items.
         is_set_aside: Whether the rest follows in later units.
         broken: Why the replica fails on its own example, if it does.
+        skipped: Indexes of items that an isolation left out, as nobody wanted them any more.
     """
 
     batch: B
     parts: list[tuple[int, Outcome]]
     is_set_aside: bool = False
     broken: str | None = None
+    skipped: Sequence[int] = ()
 
 
 class Lane(Generic[B]):
@@ -61,15 +63,20 @@ class Lane(Generic[B]):
         """Take over a batch whose predict raised elsewhere than in `run`."""
         self._isolating.append((batch, isolation))
 
-    def isolate(self) -> Report[B]:
-        """Take the next step of an isolation."""
+    def isolate(self, unwanted: Container[int] = ()) -> Report[B]:
+        """Take the next step of an isolation, that of `next_isolated`.
+
+        Args:
+            unwanted: Indexes of items that shall not run any more.
+        """
         batch, isolation = self._isolating.popleft()
         parts: list[tuple[int, Outcome]] = []
-        goes_on = isolation.step(parts.append)
+        goes_on = isolation.step(parts.append, unwanted)
+        skipped, isolation.skipped = isolation.skipped, []
         if goes_on:
             self._isolating.append((batch, isolation))
         broken = isolation.failure.message if isolation.broken else None
-        return Report(batch, parts, goes_on, broken)
+        return Report(batch, parts, goes_on, broken, skipped)
 
     def recover(self) -> bool:
         """Try the canary; whether it passed."""

@@ -11,7 +11,7 @@ import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any
 
 import msgspec
@@ -74,6 +74,13 @@ class Prepared:
     def between(self, begin: int, end: int) -> Prepared:
         """Those at the places from `begin` up to `end`."""
         return Prepared(self.entries[begin:end], self.items[begin:end])
+
+    def without(self, indexes: Container[int]) -> Prepared:
+        """Those whose index is none of these."""
+        kept = [
+            pair for pair in zip(self.entries, self.items, strict=True) if pair[0][0] not in indexes
+        ]
+        return Prepared([entry for entry, _ in kept], [item for _, item in kept])
 
 
 class Replica:
@@ -302,18 +309,25 @@ class Isolation:
     Attributes:
         failure: What predict raised for the whole batch.
         broken: Whether the canary failed.
+        skipped: Indexes of items that were left out, as nobody wanted them any more.
     """
 
     def __init__(self, replica: Replica, prepared: Prepared, error: BaseException) -> None:
         self.failure = _batch_failure(error, len(prepared))
         self.broken = False
+        self.skipped: list[int] = []
         self._replica = replica
         self._canary_due = bool(replica.card.examples)
         self._groups: deque[Prepared] = deque()
         self._halve(prepared)
 
-    def step(self, emit: Emit) -> bool:
-        """Run one predict; False when every item has its outcome."""
+    def step(self, emit: Emit, unwanted: Container[int] = ()) -> bool:
+        """Run one predict; False when every item has its outcome.
+
+        Args:
+            emit: Called once for each item that has got its outcome.
+            unwanted: Indexes of items that shall not run any more; they are `skipped`.
+        """
         if self._canary_due:
             self._canary_due = False
             try:
@@ -323,18 +337,26 @@ class Isolation:
                 for group in self._groups:
                     fail_all(group, self.failure, emit)
                 self._groups.clear()
-        elif self._groups:
-            group = self._groups.popleft()
+        elif (part := self._next(unwanted)) is not None:
             try:
-                outputs = self._replica.predict(group)
+                outputs = self._replica.predict(part)
             except BaseException as error:
-                if len(group) == 1:
-                    fail_all(group, _failure(error, "predict"), emit)
+                if len(part) == 1:
+                    fail_all(part, _failure(error, "predict"), emit)
                 else:
-                    self._halve(group)
+                    self._halve(part)
             else:
-                self._replica.finish(group, outputs, emit)
+                self._replica.finish(part, outputs, emit)
         return bool(self._groups)
+
+    def _next(self, unwanted: Container[int]) -> Prepared | None:
+        """The next group with somebody who waits for it, and without those who do not."""
+        while self._groups:
+            group = self._groups.popleft()
+            self.skipped += [index for index, _ in group.entries if index in unwanted]
+            if left := group.without(unwanted):
+                return left
+        return None
 
     def _halve(self, group: Prepared) -> None:
         """Queue the halves of a group that failed; an item that was alone runs once more."""

@@ -100,3 +100,20 @@ def test_a_batch_whose_predict_raised_elsewhere_is_taken_over() -> None:
     parts = [part for report in isolate(lane) for part in report.parts]
     assert told(parts) == {0: "model_error", 1: "2"}
     assert isinstance(dict(parts)[1], Value)
+
+
+def test_what_is_not_wanted_any_more_leaves_an_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, seen = lane_of(), []
+
+    def predict(model: Picky, batch: list[int]) -> list[int]:
+        seen.append(batch)
+        return batch
+
+    lane.run("a", payloads(1, 13, 3, 4))
+    lane.isolate()  # the canary
+    monkeypatch.setattr(Picky, "predict", predict)
+    report = lane.isolate({1})
+    assert (told(report.parts), report.skipped) == ({0: "1"}, [1])
+    report = lane.isolate({1, 2, 3})
+    assert (report.parts, report.skipped, report.is_set_aside) == ([], [2, 3], False)
+    assert seen == [[1]], "nobody is run for whom nobody waits"

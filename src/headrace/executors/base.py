@@ -116,13 +116,18 @@ class Executor(Protocol):
         """Wait until everything has stopped; False if it has not by then. Blocks."""
 
 
-def wanted(batch: Batch) -> list[tuple[int, Payload]]:
-    """The items of a batch that have not ended, by their index."""
+def wanted(batch: Batch, now: Instant = -NEVER) -> list[tuple[int, Payload]]:
+    """The items of a batch that have neither ended nor, by now, expired, by their index."""
     return [
         (index, item.payload)
         for index, item in enumerate(batch.items)
-        if item.state is RUNNING and item.batch is batch
+        if item.state is RUNNING and item.batch is batch and item.deadline > now
     ]
+
+
+def unwanted(batch: Batch, now: Instant = -NEVER) -> set[int]:
+    """The indexes of the others."""
+    return {*range(len(batch.items))} - {index for index, _ in wanted(batch, now)}
 
 
 def tell(events: Events, replica: int, report: Report[Batch]) -> None:

@@ -16,7 +16,7 @@ from ..batching import Batch
 from ..clock import NEVER, Clock, Instant, Scheduler, system_clock
 from ..errors import ReplicaStartFailed
 from ..lane import Lane
-from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, wanted
+from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class InlineExecutor:
     ) -> None:
         self._lane: Lane[Batch] = Lane(make())
         self._loop = loop
+        self._clock = clock
         self._at_hand: deque[Batch] = deque()
         self._events: Events | None = None
         self._turn_due = False
@@ -101,18 +102,20 @@ class InlineExecutor:
             batch = self._at_hand.popleft()
             events.started(batch)
             with self._watched():
-                report = lane.run(batch, wanted(batch))
+                report = lane.run(batch, wanted(batch, self._clock()))
             tell(events, 0, report)
         if isolated is not None:
             events.started(isolated)
             with self._watched():
-                report = lane.isolate()
+                report = lane.isolate(unwanted(isolated, self._clock()))
             tell(events, 0, report)
             if report.broken is not None and not self._is_recovering:
                 self._is_recovering = True
                 self._loop.call_later(FIRST_RETRY_S, self._recover, FIRST_RETRY_S)
-        if self._at_hand or lane.next_isolated is not None:
-            self._take_turn_soon()
+        if (self._at_hand or lane.next_isolated is not None) and not self._turn_due:
+            self._turn_due = True
+            # By a turn of the loop in which it reads who has gone while the model ran.
+            self._loop.call_soon(self._loop.call_soon, self._turn)
 
     def _watched(self) -> contextlib.AbstractContextManager[object]:
         """Model code runs within: the watchdog looks at how long."""

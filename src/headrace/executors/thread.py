@@ -18,7 +18,7 @@ from ..batching import Batch
 from ..errors import ReplicaStartFailed
 from ..lane import Lane, Report
 from ..replica import Replica
-from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, wanted
+from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class _ReplicaThread:
                     retry_s = self._recover(retry_s)
             if isolated:
                 self._post(self._started, isolated)
-                report = self._lane.isolate()
+                report = self._lane.isolate(unwanted(isolated))
                 if report.broken is not None:
                     retry_s = FIRST_RETRY_S
                 self._post(self._isolated, report)

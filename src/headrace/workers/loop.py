@@ -60,13 +60,26 @@ class Job:
 
     def wanted(self, now: float) -> Sequence[tuple[int, Payload]]:
         """The items that somebody still waits for; the others become parts without an outcome."""
-        for index, deadline in self.deadlines.items():
-            if deadline <= now:
-                self.unwanted.add(index)
+        self.expire(now)
         if not self.unwanted:
             return self.payloads
         self.parts += [(index, None) for index, _ in self.payloads if index in self.unwanted]
         return [entry for entry in self.payloads if entry[0] not in self.unwanted]
+
+    def expire(self, now: float) -> None:
+        """Note whose deadline has passed: nobody waits for those either."""
+        for index, deadline in self.deadlines.items():
+            if deadline <= now:
+                self.unwanted.add(index)
+
+    def drop_unwanted(self, now: float) -> bool:
+        """Leave out what was prepared and is not wanted any more; whether anything is left."""
+        self.expire(now)
+        if self.unwanted:
+            entries, self.prepared = self.prepared.entries, self.prepared.without(self.unwanted)
+            kept = {index for index, _ in self.prepared.entries}
+            self.parts += [(index, None) for index, _ in entries if index not in kept]
+        return bool(self.prepared)
 
 
 class Broken(Exception):
@@ -137,10 +150,13 @@ class Loop:
     def _turn(self) -> None:
         """Run one batch, then one step of an isolation if there is one."""
         isolated = self._lane.next_isolated
-        if not self._at_hand:
-            if isolated is None:
-                self._channel.flush()
-            self._receive(block=isolated is None)
+        is_idle = not self._at_hand and isolated is None
+        if is_idle:
+            self._channel.flush()
+        # Also with a batch at hand: some of its items may have been given up meanwhile.
+        self._receive(block=is_idle)
+        if self._is_over or self._is_lost:
+            return
         if self._at_hand:
             self._run(self._at_hand.popleft())
         if isolated is not None:
@@ -158,12 +174,14 @@ class Loop:
     def _isolate(self, job: Job) -> None:
         self._tell_started(job)
         self._note(job)
-        report = self._lane.isolate()
+        job.expire(time.monotonic())
+        report = self._lane.isolate(job.unwanted)
         if report.broken is not None and self._may_run_again and len(report.parts) > 1:
             # One of them broke the model, and the others shall not fail with it: the front has
             # what nobody answered run alone, by the worker that follows this one.
             raise Broken(report.broken)
         job.parts += report.parts
+        job.parts += [(index, None) for index in report.skipped]
         self._put_parts(job, End.SET_ASIDE if report.is_set_aside else End.ENDED)
         if report.broken is not None:
             raise Broken(report.broken)
@@ -236,7 +254,7 @@ class _Overlap:
             slots[PREDICTED] = job.id
             began = time.monotonic()
             try:
-                job.outputs = replica.predict(job.prepared)
+                job.outputs = replica.predict(job.prepared) if job.drop_unwanted(began) else []
             except BaseException as error:
                 job.error = error
             job.spent_s += time.monotonic() - began

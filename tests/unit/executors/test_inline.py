@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from typing import Any, ClassVar
 
 import pytest
 
 from headrace import Model
-from headrace.batching import Batch, Cut, Item
+from headrace.batching import Batch, Cut, Item, State
 from headrace.call import Payload
 from headrace.executors import InlineExecutor
 from headrace.replica import Replica
@@ -119,3 +121,78 @@ def test_a_broken_model_is_tried_again_ever_more_rarely() -> None:
     executor.close()
     loop.advance(100.0)
     assert len(tries) == 12, "nothing is tried after the end"
+
+
+def test_what_has_expired_while_the_loop_was_stuck_is_not_run() -> None:
+    ran: list[list[int]] = []
+    clock = ManualClock()
+    loop = ManualLoop(clock)
+
+    class Slow(Model):
+        def predict(self, batch: list[int]) -> list[int]:
+            ran.append(batch)
+            clock.now += 1.0
+            return batch
+
+    executor = InlineExecutor(lambda: Replica(Slow()), loop=loop, clock=clock)
+    executor.open(Record())
+    loop.run()
+    ran.clear()
+    for number, deadlines in enumerate([(9.0, 9.0), (0.5, 9.0)], 1):
+        items = [
+            Item(
+                Payload(
+                    body=b"%d" % deadline,
+                    input_type="application/json",
+                    output_type="application/json",
+                ),
+                deadline=clock.now + deadline,
+                number=number,
+            )
+            for deadline in deadlines
+        ]
+        executor.start(Batch(number, 0, 0, items, Cut.FULL, 0.0))
+    loop.run()
+    executor.close()
+    assert ran == [[9, 9], [9]]
+
+
+def test_between_two_batches_the_loop_reads_who_has_gone() -> None:
+    ran: list[list[int]] = []
+    ours, theirs = socket.socketpair()
+
+    class Noted(Model):
+        def predict(self, batch: list[int]) -> list[int]:
+            ran.append(batch)
+            if batch == [1]:
+                theirs.send(b"!")
+            return batch
+
+    first, gone, stays = (
+        Item(Payload(body=body, input_type="application/json", output_type="application/json"))
+        for body in (b"1", b"2", b"3")
+    )
+
+    def news() -> None:
+        ours.recv(1)
+        gone.state = State.CANCELLED
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, news)
+        executor = InlineExecutor(lambda: Replica(Noted()), loop=loop)
+        record = Record()
+        executor.open(record)
+        await record.until("ready", 0)
+        for batch in (
+            Batch(1, 0, 0, [first], Cut.FULL, 0.0),
+            Batch(2, 0, 1, [gone, stays], Cut.FULL, 0.0),
+        ):
+            executor.start(batch)
+        await record.until("ended", 2)
+        loop.remove_reader(ours)
+        executor.close()
+
+    with ours, theirs:
+        asyncio.run(serve())
+    assert ran[-2:] == [[1], [3]]

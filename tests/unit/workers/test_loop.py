@@ -140,6 +140,39 @@ def test_an_item_cancelled_before_its_batch_began_is_skipped(front: Front, model
     assert model.calls == [[1], [5, 7]]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_item_cancelled_while_its_batch_is_at_hand_is_skipped(
+    serve: Serve, model: Gated, mode: str
+) -> None:
+    """It was read, and in the one mode prepared, before anybody gave it up."""
+    front = serve(mode)
+    gate = model.gate(model.in_predict, 1)
+    front.send(run(1, 1), run(2, 5, 6, 7), run(3, 8))
+    gate.await_reached()
+    front.send(Cancel(2, 1), Cancel(3, 0), Ask())
+    if mode == "overlapped":
+        front.next(Stats)  # then it has read what was before that
+    gate.open()
+    assert front.ended(2) == {0: 10, 1: None, 2: 14}
+    assert front.ended(3) == {0: None}
+    assert model.calls == [[1], [5, 7]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_item_cancelled_while_its_batch_is_isolated_is_not_run_again(
+    serve: Serve, model: Gated, mode: str
+) -> None:
+    front = serve(mode)
+    model.raises[13] = ValueError()
+    canary = model.gate(model.in_predict, 0)
+    front.send(run(1, 11, 12, 13, 14))
+    canary.await_reached()
+    front.send(Cancel(1, 1), Cancel(1, 3))
+    canary.open()
+    assert front.ended(1) == {0: 22, 1: None, 2: "model_error", 3: None}
+    assert model.calls == [[11, 12, 13, 14], [0], [11], [13]]
+
+
 def test_cancelling_what_has_begun_or_ended_changes_nothing(front: Front, model: Gated) -> None:
     gate = model.gate(model.in_predict, 1)
     front.send(run(1, 1, 2))
