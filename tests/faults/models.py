@@ -77,6 +77,10 @@ def without_a_check() -> None:
     _LIBC.memset(_LIBC.malloc(256 * MIB), 0, 16)
 
 
+def fail() -> None:
+    raise ValueError("as it was told")
+
+
 def flood() -> None:
     for _ in range(200):
         sys.stdout.write("x" * 1000 + "\n")
@@ -132,6 +136,7 @@ def change_folder() -> None:
 
 FAULTS: Mapping[str, Callable[[], Any]] = {
     "": lambda: None,
+    "raise": fail,
     "exit": lambda: os._exit(7),
     "segfault": lambda: ctypes.string_at(0),
     "abort": os.abort,
