@@ -126,16 +126,19 @@ def test_a_load_that_fails_is_told_with_its_reason(begin: Begin, folder: Path) -
     assert front.exit_code() == Exit.LOAD_FAILED
 
 
-def test_one_that_fails_on_its_own_example_answers_says_so_and_ends(
-    begin: Begin, folder: Path
+@pytest.mark.parametrize(
+    ("numbers", "ends"), [((4,), [End.SET_ASIDE, End.ENDED]), ((4, 5), [End.SET_ASIDE])]
+)
+def test_one_that_fails_on_its_own_example_says_so_and_ends(
+    begin: Begin, folder: Path, numbers: tuple[int, ...], ends: list[End]
 ) -> None:
+    """It answers an item that was alone; of several the next worker tells which it was."""
     front = begin()
     front.until(Ready)
     (folder / "broken").touch()
-    front.send(run(1, 4, 5))
+    front.send(run(1, *numbers))
     said = front.until(Bye)
-    ends = [each.end for each in said if isinstance(each, Parts)]
-    assert ends == [End.SET_ASIDE, End.ENDED]
+    assert [each.end for each in said if isinstance(each, Parts)] == ends
     bye = said[-1]
     assert isinstance(bye, Bye) and bye.code == "broken"
     assert bye.reason.endswith("and so did it on its own example")
