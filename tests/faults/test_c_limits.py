@@ -157,7 +157,8 @@ def test_bodies_that_wait_have_a_budget(contract: Contract, held: Served) -> Non
         assert all(a.json() == len(body) for a in answers if a.status == 200)
 
 
-@pytest.mark.parametrize("order", [-2000, -100_000, 13 * MIB], ids=["deep", "deeper", "large"])
+# How deep Python can write is its own affair: 2,000 levels are too many for 3.11, and not for 3.12.
+@pytest.mark.parametrize("order", [-100_000, 13 * MIB], ids=["deep", "large"])
 def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order: int) -> None:
     def act(client: Client) -> None:
         body = json.dumps({"instances": [5, order, 6]})

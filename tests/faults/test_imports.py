@@ -39,7 +39,7 @@ def test_a_server_of_workers_never_imports_the_users_module_or_what_that_needs(
     run = subprocess.run(
         [sys.executable, FRONT, "users_own:Served"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
         timeout=60,

@@ -194,7 +194,7 @@ REQUESTS: dict[str, bytes] = {
     "late then good": post("/models/held/predict", b"1", "x-request-timeout: 0.125\r\n")
     + get("/livez") + post("/predict", "1"),
     "large": post("/models/large/predict", str(1 << 20)),
-    "deep": post("/models/large/predict", "-2000"),
+    "deep": post("/models/large/predict", "-100000"),
     "trailing line ends": post("/predict", "1") + b"\r\n\r\n" + post("/predict", "2"),
     "leading line ends": b"\r\n\r\n" + post("/predict", "1"),
     "two": post("/predict", "1") + post("/predict", "2"),
