@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .clock import Instant
+from .outlet import Outlet, fill_closed
 
 MAX_PER_SECOND = 10
 """Records of failed requests that are written in a second for one reason."""
@@ -78,20 +79,84 @@ def extras_of(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
+class OutletHandler(logging.Handler):
+    """Writes records to a descriptor, and loses those that it does not take at once.
+
+    Args:
+        outlet: Where to write. Once it takes records again, one of them says how many were lost.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__()
+        self._outlet = outlet
+        self._told = 0
+
+    @property
+    def lost(self) -> int:
+        """Records that were lost."""
+        return self._outlet.lost
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+            owed = self._outlet.lost - self._told
+            if owed:
+                line = self._owing(owed) + line
+            if self._outlet.write(line):
+                self._told += owed
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._outlet.close()
+        super().close()
+
+    def _owing(self, lost: int) -> str:
+        told = logging.makeLogRecord(
+            {
+                "name": __name__,
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "msg": "records were lost: nobody has read the log",
+                "lost": lost,
+            }
+        )
+        return self.format(told) + "\n"
+
+
+def lost_records() -> int:
+    """Records of this process that were lost because nobody has read the log."""
+    return sum(h.lost for h in logging.getLogger().handlers if isinstance(h, OutletHandler))
+
+
 def configure(level: str, form: str) -> None:
-    """Send all records to standard error.
+    """Send all records to standard error; those that it does not take at once are lost.
 
     Args:
         level: The least severe level that is written.
         form: "json", "text", or "auto": text on a terminal, JSON elsewhere.
     """
-    is_text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
+    fill_closed()
+    is_text = form == "text" or (form == "auto" and _is_terminal())
+    handler = _handler()
     handler.setFormatter(TextFormatter() if is_text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.raiseExceptions = False  # serving goes on when standard error is closed or full
     for chatty in ("asyncio", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _handler() -> logging.Handler:
+    stream = sys.stderr
+    try:
+        fd = 2 if stream is None else stream.fileno()
+    except (OSError, ValueError):  # a program has put something else in its place
+        return logging.StreamHandler(stream)
+    return OutletHandler(Outlet(fd))
 
 
 class RateLimit:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from headrace.logs import JsonFormatter, RateLimit, TextFormatter, configure
+from headrace.logs import JsonFormatter, RateLimit, TextFormatter, configure, lost_records
 
 NASTY = 'a\r\n{"level":"fake"}\x1b[31mred\x00\u2028'
 
@@ -107,3 +109,34 @@ def test_records_go_to_standard_error_in_the_form_asked_for(
     [line] = err.splitlines()
     assert line.startswith("{") == is_json
     assert "seen" in line
+
+
+def test_a_log_that_nobody_reads_loses_records_and_says_so_when_it_is_read(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure("info", "json")
+        while not lost_records():
+            logging.getLogger("headrace.x").warning("x" * 1000)
+        logging.getLogger("headrace.x").warning("y" * 1000)
+        assert lost_records() == 2
+        reader.read(1 << 16)
+        logging.getLogger("headrace.x").warning("seen")
+        logging.getLogger("headrace.x").warning("the last")
+        lines = [json.loads(line) for line in reader.read(1 << 16).splitlines()]
+        told = [(line["message"], line.get("lost")) for line in lines]
+        lost = ("records were lost: nobody has read the log", 2)
+        assert told == [lost, ("seen", None), ("the last", None)]
+        logging.getLogger().handlers[0].close()
+        root.handlers.clear()
+
+
+def test_a_program_without_standard_error_logs_nowhere(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    configure("info", "auto")
+    logging.getLogger("headrace.x").warning("to the descriptor")
+    assert "to the descriptor" in capfd.readouterr().err

@@ -75,6 +75,7 @@ def batching(
     from ..errors import ConfigError
     from ..hosts import PulledJobs
     from ..listener import BindError, address_of, listening
+    from ..outlet import Outlet
     from ..server import EXIT_BIND, Server
     from .settings import resolve_settings
 
@@ -117,7 +118,7 @@ def batching(
             addresses = f"jobs on {address_of(clients)}, workers on {_shown(workers)}"
 
             def tell() -> None:
-                typer.echo(f"headrace batching: {addresses}")
+                Outlet(1).write(f"headrace batching: {addresses}\n")
 
             jobs = PulledJobs(workers, how, settings, on_open=tell)
             raise typer.Exit(Server([], settings, host=jobs).run(clients))

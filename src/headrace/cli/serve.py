@@ -87,6 +87,7 @@ def serve(
 
 def _tell(server: Server) -> None:
     """Say what is served where."""
+    from ..outlet import Outlet
     from ..version import __version__
 
     settings, address = server.settings, server.address
@@ -104,7 +105,5 @@ def _tell(server: Server) -> None:
             f"  {card.name}: POST /models/{card.name}/predict, {where}, batches of {batch}"
         )
     lines.append(f"  API pages: {address}/docs   metrics: {address}/metrics   stop: ^C")
-    try:
-        typer.echo("\n".join(lines))
-    except OSError:
-        pass  # standard output is closed or full, and serving goes on
+    # Whether or not somebody reads it, serving goes on.
+    Outlet(1).write("\n".join(lines) + "\n")

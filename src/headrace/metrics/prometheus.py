@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ..card import ModelCard
+from ..logs import lost_records
 from .counts import Histogram, HttpCounts, ModelCounts
 
 
@@ -54,6 +55,12 @@ METRICS = {
     ),
     "headrace_http_disconnects_total": Described(
         "counter", (), "predict requests whose client went away before the answer"
+    ),
+    "headrace_log_records_lost_total": Described(
+        "counter",
+        (),
+        "log records of the server's own process that nobody was there to read: standard error was"
+        " full, or closed",
     ),
     "headrace_items_total": Described(
         "counter", ("model", "code"), "ended items; code ok is an answer, others are error codes"
@@ -177,6 +184,9 @@ class HeadraceCollector(Collector):
         disconnects = _counter("headrace_http_disconnects_total")
         disconnects.add_metric([], http.disconnects)
         yield disconnects
+        lost = _counter("headrace_log_records_lost_total")
+        lost.add_metric([], lost_records())
+        yield lost
 
 
 class _Beside(Collector):
