@@ -218,6 +218,7 @@ def test_a_batch_with_another_number_of_outputs_gives_nobody_an_answer(
     run(make, test)
 
 
+@pytest.mark.row("E2")
 def test_isolation_takes_at_most_every_second_predict_while_others_wait(
     make: MakeExecutor, folder: Path
 ) -> None:

@@ -455,7 +455,7 @@ class Contract:
         assert all(n <= MAX_PER_SECOND * (took_s + 2) for n in codes.values()), "a flood"
 
 
-_TRACED = ("model_error", "output_error")
+_TRACED = ("model_error", "output_error", "batch_contract")
 
 
 def _repeat(act: Callable[[Client], object], client: Client, rounds: int) -> None:

@@ -45,6 +45,40 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "headrace.workers.loop",
             "if report.broken is not None and self._may_run_again and",
             "if False and",
+    "an item that cannot be finished fails alone": (
+        Defence(
+            "headrace.replica",
+            "                outcome = _failure(error, stage)\n            emit((place, outcome))",
+            "                raise error\n            emit((place, outcome))",
+        ),
+    ),
+    "a batch whose predict raised is isolated": (
+        Defence("headrace.replica", "        if self.card.idempotent:\n", "        if False:\n"),
+    ),
+    "an isolation leaves every other turn to others": (
+        Defence(
+            "headrace.workers.loop",
+            "        if self._at_hand:\n            self._run(self._at_hand.popleft())\n"
+            "        if isolated",
+            "        if self._at_hand and isolated is None:\n"
+            "            self._run(self._at_hand.popleft())\n"
+            "        if isolated",
+        ),
+    ),
+    "outputs are counted": (
+        Defence("headrace.replica", "    if not found == size == len(each):\n", "    if False:\n"),
+    ),
+    "an answer is searched for NaN": (
+        Defence(
+            "headrace.codecs.json", 'b"null" in body and holds_nan(value)', "holds_nan(value) > 1"
+        ),
+    ),
+    "what sizes an item may raise": (
+        Defence(
+            "headrace.engine",
+            '    except Exception as error:\n        known = ModelError("the model failed in key',
+            "    except ZeroDivisionError as error:\n"
+            '        known = ModelError("the model failed in key',
         ),
     ),
 }
