@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .application import Application as Application
     from .call import Payload as Payload
     from .call import Value as Value
+    from .config import Auth as Auth
     from .config import Batching as Batching
     from .config import Fairness as Fairness
     from .config import Limits as Limits
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Application": "application",
+    "Auth": "config",
     "Batching": "config",
     "ConfigError": "errors",
     "Fairness": "config",

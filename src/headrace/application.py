@@ -13,6 +13,7 @@ from typing import Any
 
 from .clock import system_clock
 from .config import ServerSettings
+from .credentials import read_keys
 from .dialects import Dialect
 from .engine import Engine
 from .errors import ConfigError, HeadraceError
@@ -42,7 +43,8 @@ class Application:
             `headrace serve` answers, its pages included.
 
     Raises:
-        ConfigError: A model cannot be served, two have one name, or the executor is another.
+        ConfigError: A model cannot be served, two have one name, the executor is another, or the
+            API keys cannot be read.
 
     Example:
         `app = Application([Sentiment])` in `service.py`, and `uvicorn service:app`.
@@ -61,6 +63,7 @@ class Application:
                 "executor: expected inline or thread in an ASGI application,"
                 f" got {self.settings.executor}"
             )
+        self._keys = read_keys(self.settings.auth)
         self._host = OwnProcess(models, self.settings)
         self._dialect = dialect
         self._run: _Run | None = None
@@ -80,6 +83,16 @@ class Application:
 
     def on_shutdown(self) -> None:
         """Called when it has ended; for subclasses."""
+
+    def reload(self) -> None:
+        """Read the API keys again: what is removed is refused from now on; on the event loop.
+
+        Raises:
+            ConfigError: They cannot be read; the old ones stay.
+        """
+        self._keys = read_keys(self.settings.auth)
+        if self._run is not None:
+            self._run.service.predict.take_keys(self._keys)
 
     async def startup(self) -> None:
         """Begin to serve, and wait until the models are ready.
@@ -136,6 +149,7 @@ class Application:
                 raise RuntimeError("the application serves on another event loop: make one of each")
             self._end()  # that loop closed without a word
         run = self._run = _Run(self._host, self.settings, self._dialect)
+        run.service.predict.take_keys(self._keys)
         try:
             self._host.open(run)
             self.on_startup()

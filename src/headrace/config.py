@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 import msgspec
 from msgspec import Meta
 
+from .auth import EXPECTED, digested
 from .errors import ConfigError
 
 ENV_PREFIX = "HEADRACE_"
@@ -31,6 +32,8 @@ Seconds = Annotated[float, Meta(ge=0)]
 Bounds = Annotated[
     tuple[PositiveInt, ...], Meta(description="ascending integers of at least 1, as in '1000,8000'")
 ]
+
+ApiKeys = Annotated[tuple[str, ...], Meta(description=f"{EXPECTED}; several between spaces")]
 
 
 def setting(doc: str, default: Any) -> Any:
@@ -207,6 +210,25 @@ class Workers(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Auth(Settings):
+    """Who may ask: with any key given, requests must bring one."""
+
+    keys_file: str | None = setting(
+        "a file of API keys, `name:secret` or `name:sha256:` and hex digits, one a line; read again"
+        " on SIGHUP",
+        None,
+    )
+    keys: ApiKeys = setting(
+        "further API keys, best given by the environment; they are kept as digests", ()
+    )
+
+    def __post_init__(self) -> None:
+        where = f"{type(self).__name__}.keys"
+        object.__setattr__(self, "keys", _api_keys(self.keys, where=where, strict=True))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerSettings(Settings):
     """What `headrace serve` can be told, by flag, environment, file, or in this order."""
 
@@ -243,6 +265,7 @@ class ServerSettings(Settings):
     log_format: Literal["auto", "json", "text"] = setting(
         "how records are written; auto is text on a terminal and JSON elsewhere", "auto"
     )
+    auth: Auth = dataclasses.field(default_factory=Auth)
     limits: Limits = dataclasses.field(default_factory=Limits)
     fairness: Fairness = dataclasses.field(default_factory=Fairness)
     workers: Workers = dataclasses.field(default_factory=Workers)
@@ -256,6 +279,11 @@ class Declared(NamedTuple):
     annotation: Any
     default: Any
     doc: str
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether its value is never shown."""
+        return bool(self.annotation == ApiKeys)
 
     def check(self, value: Any, *, where: str) -> None:
         """Raise unless the value fits the annotation."""
@@ -272,6 +300,8 @@ class Declared(NamedTuple):
         Raises:
             ConfigError: It is no such value, or outside its range.
         """
+        if self.is_secret:
+            return _api_keys(value, where=where, strict=strict)
         found = value
         if self.annotation == Bounds and isinstance(value, str) and not strict:
             found = [part.strip() for part in value.split(",")] if value.strip() else ()
@@ -282,6 +312,20 @@ class Declared(NamedTuple):
         if not _is_sound(converted):
             raise ConfigError(f"{where}: expected {describe(self.annotation)}, got {value!r}")
         return converted
+
+
+def _api_keys(value: Any, *, where: str, strict: bool) -> tuple[str, ...]:
+    """API keys with their digests in place of their secrets.
+
+    Raises:
+        ConfigError: One is no key; the error does not repeat it.
+    """
+    entries = value.split() if isinstance(value, str) and not strict else value
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, str) for e in entries):
+        raise ConfigError(f"{where}: expected a list of keys, each {EXPECTED}")
+    return tuple(
+        digested(entry, where=f"{where}, key {number}") for number, entry in enumerate(entries, 1)
+    )
 
 
 def _is_sound(value: Any) -> bool:
@@ -329,6 +373,7 @@ def describe(annotation: Any) -> str:
 
 SECTIONS: Mapping[str, type[Settings]] = {
     "": ServerSettings,
+    "auth": Auth,
     "limits": Limits,
     "fairness": Fairness,
     "workers": Workers,
@@ -434,6 +479,10 @@ def from_flags(flags: Mapping[str, Any], assignments: Iterable[str] = ()) -> lis
             raise ConfigError(f"--set: expected KEY=VALUE, got {text!r}")
         if key not in known:
             raise ConfigError(f"--set {key}: no such setting{nearest(key, known)}")
+        if known[key].is_secret:
+            raise ConfigError(
+                f"--set {key}: everybody on this machine could read it; set {env_name(key)}"
+            )
         found.append(Found(key, value, Source(f"--set {key}", is_text=True)))
     return found
 
@@ -461,6 +510,7 @@ def resolve(layers: Iterable[Iterable[Found]]) -> Resolved:
         sections[section][name] = value
     settings = ServerSettings(
         **sections[""],
+        auth=Auth(**sections["auth"]),
         limits=Limits(**sections["limits"]),
         fairness=Fairness(**sections["fairness"]),
         workers=Workers(**sections["workers"]),

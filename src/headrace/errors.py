@@ -6,12 +6,14 @@
     │  │  └─ TooDeep                nested beyond the limit
     │  ├─ SchemaError               well formed, but not what the model takes (.path)
     │  ├─ InvalidHeader             a header or parameter that cannot be read
+    │  ├─ Unauthenticated           no API key, or none that is known here
     │  ├─ UnsupportedMediaType      the body's media type is not one the model reads
     │  ├─ NotAcceptable             none of the media types asked for can be written
     │  ├─ PayloadTooLarge           over a limit that waiting does not change
     │  └─ ModelNotFound
     ├─ Unavailable                  try again after .retry_after_s
     │  ├─ QueueFull
+    │  ├─ RateLimited               more requests, or connections, than one client may make
     │  ├─ NotReady
     │  └─ Draining
     ├─ DeadlineExceeded             .stage: "queued" or "running"
@@ -119,6 +121,12 @@ class InvalidHeader(RequestError):
     code = "invalid_header"
 
 
+class Unauthenticated(RequestError):
+    """The request brings no API key, or none that is known here."""
+
+    code = "unauthenticated"
+
+
 class UnsupportedMediaType(RequestError):
     """The model does not read bodies of this media type."""
 
@@ -163,6 +171,12 @@ class QueueFull(Unavailable):
     """The queue's bound in items or in bytes is reached."""
 
     code = "queue_full"
+
+
+class RateLimited(Unavailable):
+    """The client has made as many requests, or connections, as it may."""
+
+    code = "rate_limited"
 
 
 class NotReady(Unavailable):

@@ -24,6 +24,7 @@ from . import workers
 from .card import ModelCard
 from .clock import system_clock
 from .config import ServerSettings
+from .credentials import read_keys
 from .errors import ConfigError
 from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
 from .listener import BindError, address_of, check_tls, listening, remover_of
@@ -70,8 +71,8 @@ class Server:
         host: Where the models run, in place of what the settings say.
 
     Raises:
-        ConfigError: A model cannot be served, or two have one name; or the certificate and key of
-            the settings do not belong together.
+        ConfigError: A model cannot be served, or two have one name; the certificate and key of the
+            settings do not belong together; or the API keys cannot be read.
 
     Example:
         `Server([Sentiment], ServerSettings(port=8080)).run()`, in a program under
@@ -88,6 +89,7 @@ class Server:
     ) -> None:
         self.settings = settings or ServerSettings()
         self._is_tls = check_tls(self.settings)
+        self._keys = read_keys(self.settings.auth)
         self._on_ready = on_ready
         self._host = host or host_of(models, self.settings)
         self._run: _Run | None = None
@@ -95,6 +97,11 @@ class Server:
         self.address = ""
         self.is_stuck = False
         self._remove_socket: Callable[[], None] = lambda: None
+
+    @property
+    def _can_reload(self) -> bool:
+        """Whether there is a file that may change while it serves."""
+        return self.settings.auth.keys_file is not None
 
     @property
     def cards(self) -> list[ModelCard]:
@@ -152,6 +159,15 @@ class Server:
         if self._run is not None:
             self._run.scale_from_anywhere(replicas)
 
+    def reload(self) -> None:
+        """Read the API keys again, as on SIGHUP; from any thread.
+
+        What is removed is refused from then on, on open connections too. If the new ones cannot be
+        read, the old ones stay, and a log record says why.
+        """
+        if self._run is not None:
+            self._run.reload_from_anywhere()
+
     def stop(self) -> None:
         """Begin to drain, as on SIGTERM; from any thread, before, during or after `run`."""
         self._stop_wanted = True
@@ -192,6 +208,7 @@ class _Run:
             version=__version__,
             dialect=host.dialect,
         )
+        self._service.predict.take_keys(server._keys)
         self._service.collectors.append(host.metrics)
         self._service.refresh = host.refresh
         self._http = HttpServer(App(self._service), self._settings)
@@ -203,7 +220,8 @@ class _Run:
 
     async def serve(self) -> int:
         """From start to stop; returns the exit code."""
-        with _Signals(self._signalled, self._scale_signalled):
+        on_reload = self.reload_from_anywhere if self._server._can_reload else None
+        with _Signals(self._signalled, self._scale_signalled, on_reload):
             self._host.open(self)
             start_timeout_s = self._settings.start_timeout_s
             start_timer = self.loop.call_later(start_timeout_s, self._start_timeout)
@@ -302,6 +320,20 @@ class _Run:
         """Change the number of replicas; from any thread."""
         self._soon(self._scale, replicas)
 
+    def reload_from_anywhere(self) -> None:
+        """Read again what may have changed; from any thread."""
+        self._soon(self._reload)
+
+    def _reload(self) -> None:
+        try:
+            keys = read_keys(self._settings.auth)
+        except ConfigError as error:
+            _log.error("the old API keys stay", extra={"reason": error.message})
+            return
+        self._service.predict.take_keys(keys)
+        names = [] if keys is None else sorted(keys.names)
+        _log.info("API keys were read again", extra={"clients": names})
+
     def _scale(self, replicas: int | None, by: int = 0) -> None:
         try:
             self._host.scale(replicas, by)
@@ -347,13 +379,20 @@ class _Run:
 class _Signals:
     """Takes the signals over for a while; only the main thread can, others leave them."""
 
-    def __init__(self, on_stop: Callable[[], None], on_scale: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        on_stop: Callable[[], None],
+        on_scale: Callable[[int], None],
+        on_reload: Callable[[], None] | None,
+    ) -> None:
         self._handlers: dict[int, Callable[[], None]] = {
             signal.SIGINT: on_stop,
             signal.SIGTERM: on_stop,
             signal.SIGTTIN: lambda: on_scale(1),
             signal.SIGTTOU: lambda: on_scale(-1),
         }
+        if on_reload is not None:  # else a terminal that closes ends the server, as ever
+            self._handlers[signal.SIGHUP] = on_reload
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:

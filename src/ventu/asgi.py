@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from headrace import (
     Application,
+    Auth,
     Formats,
     ItemError,
     Model,
@@ -39,10 +40,20 @@ class BatchedService(Application):
         bodies: Of the service.
         pages: Of the service.
         gauge: Counts it as one worker while it runs.
+        keys_file: Of API keys, one of which each inference must bring; None asks for none.
     """
 
-    def __init__(self, model: Model, bodies: Bodies, pages: Pages, gauge: Gauge) -> None:
-        super().__init__(model, ServerSettings(executor="inline"), dialect=InferenceDialect(bodies))
+    def __init__(
+        self,
+        model: Model,
+        bodies: Bodies,
+        pages: Pages,
+        gauge: Gauge,
+        *,
+        keys_file: str | None = None,
+    ) -> None:
+        settings = ServerSettings(executor="inline", auth=Auth(keys_file=keys_file))
+        super().__init__(model, settings, dialect=InferenceDialect(bodies))
         self._workers = gauge.labels("http")
         self._pages: falcon.asgi.App[Any, Any] = falcon.asgi.App(media_type=bodies.media_type)
         self._pages.set_error_serializer(serializer(bodies))

@@ -26,6 +26,8 @@ class Config(BaseSettings):
         host: Address of the HTTP service, or of the batching service over TCP.
         port: Port of either.
         socket: The batching service's Unix socket.
+        keys_file: A file of API keys, one of which each request for an inference must bring;
+            `headrace serve`'s `auth.keys_file`.
 
     Raises:
         ValueError: A value is wrong, or there is no such setting; pydantic's error names it.
@@ -38,3 +40,4 @@ class Config(BaseSettings):
     host: str = "localhost"
     port: Annotated[int, Field(ge=80, le=65535)] = 8000
     socket: str = "batching.socket"
+    keys_file: str | None = None

@@ -169,7 +169,12 @@ class Ventu:
         """The service as a WSGI application, which runs `inference` for each request.
 
         The first use runs the health check, and raises what that raises.
+
+        Raises:
+            ValueError: The service asks for API keys, which only `asgi_app` does.
         """
+        if self.config.keys_file is not None:
+            raise ValueError("keys_file: expected none for `app`; serve `asgi_app` with API keys")
         if self._app is None:
             self.health_check()
             self._app = create_app(
@@ -194,7 +199,9 @@ class Ventu:
             self._check_served()
             pages = Pages(self._bodies, self.metric_registry, self._check_served, self.config)
             model = BodyModel(self, self._served_infer)
-            self._asgi_app = BatchedService(model, self._bodies, pages, self.WORKER)
+            self._asgi_app = BatchedService(
+                model, self._bodies, pages, self.WORKER, keys_file=self.config.keys_file
+            )
         return self._asgi_app
 
     @property

@@ -45,6 +45,8 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "headrace.workers.loop",
             "if report.broken is not None and self._may_run_again and",
             "if False and",
+        ),
+    ),
     "an item that cannot be finished fails alone": (
         Defence(
             "headrace.replica",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import pytest
 
-from headrace import Application, ConfigError, Messages, Model, ServerSettings
+from headrace import Application, Auth, ConfigError, Messages, Model, ServerSettings
 from headrace.errors import HeadraceError
 
 Message = dict[str, Any]
@@ -261,3 +262,37 @@ def test_json_goes_both_ways_in_the_page_of_what_is_served() -> None:
         await app.shutdown()
 
     run(test)
+
+
+def test_api_keys_are_asked_for_and_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.touch(mode=0o600)
+    file.write_text("alice:correct-horse-battery")
+    app = Application(Double, ServerSettings(executor="inline", auth=Auth(keys_file=str(file))))
+
+    async def test() -> None:
+        async with client(app) as asked:
+
+            async def status(secret: str) -> int:
+                headers = {"x-api-key": secret}
+                return (await asked.post("/predict", json=1, headers=headers)).status_code
+
+            assert await status("correct-horse-battery") == 200
+            assert await status("correct-horse-staple1") == 401
+            file.write_text("alice:correct-horse-staple1")
+            app.reload()
+            assert await status("correct-horse-battery") == 401
+            assert await status("correct-horse-staple1") == 200
+            file.write_text("alice")
+            with pytest.raises(ConfigError, match="line 1"):
+                app.reload()
+            assert await status("correct-horse-staple1") == 200
+        await app.shutdown()
+
+    run(test)
+    with pytest.raises(ConfigError, match="No such file"):
+        Application(Double, ServerSettings(executor="inline", auth=Auth(keys_file="/nowhere")))
+
+
+def test_api_keys_may_be_read_again_before_it_serves(tmp_path: Path) -> None:
+    Application(Double).reload()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.config import (
+    Auth,
     Batching,
     Declared,
     Limits,
@@ -283,3 +284,34 @@ def test_a_declared_setting_reads_text_only_where_it_may() -> None:
     assert declared.parse("5", where="x", strict=False) == 5
     with pytest.raises(ConfigError, match="x: expected an integer, got '5'"):
         declared.parse("5", where="x", strict=True)
+
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.mark.parametrize(
+    "keys", [(f"a:{SECRET}",), [f"a:{SECRET}"], Auth(keys=(f"a:{SECRET}",)).keys]
+)
+def test_keys_are_digests_as_soon_as_they_are_settings(keys: Any) -> None:
+    auth = Auth(keys=keys)
+    assert [key.split(":")[:2] for key in auth.keys] == [["a", "sha256"]]
+    assert SECRET not in repr(ServerSettings(auth=auth))
+
+
+@pytest.mark.parametrize("keys", [f"a:{SECRET}", [1], None, {f"a:{SECRET}": 1}])
+def test_keys_are_a_list_and_nothing_of_another_value_is_repeated(keys: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Auth.keys: expected a list of keys") as caught:
+        Auth(keys=keys)
+    assert SECRET not in str(caught.value)
+
+
+def test_keys_come_from_the_environment_and_a_file_as_digests() -> None:
+    found = from_environment({"HEADRACE_AUTH_KEYS": f"a:{SECRET}  b:{SECRET}\n"})
+    resolved = resolve([found])
+    assert len(resolved.settings.auth.keys) == 2
+    assert SECRET not in repr(resolved)
+    table = {"auth": {"keys": [f"a:{SECRET}"], "keys_file": "k"}}
+    resolved = resolve([from_table(table, file="f")])
+    assert (len(resolved.settings.auth.keys), resolved.settings.auth.keys_file) == (1, "k")
+    with pytest.raises(ConfigError, match=r"--set auth\.keys: everybody"):
+        from_flags({}, [f"auth.keys=a:{SECRET}"])

@@ -96,6 +96,7 @@ def batching(
         host=host,
         port=port,
         start_timeout_s=FOREVER_S,
+        auth=found.auth,
         log_level=found.log_level,
         log_format=found.log_format,
         drain_delay_s=found.drain_delay_s,

@@ -31,5 +31,7 @@ def config(
         if key.startswith("batching.") and not is_set:
             origin = "each model's own, or default"
         shown = "not set" if value is None else str(value)
+        if declared.is_secret:
+            shown = f"{len(value)} keys"
         table.add_row(key, shown, origin, declared.doc)
     Console(soft_wrap=False).print(table)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..config import env_name
 from .settings import resolve_settings
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def serve(
         "log_format": log_format,
     }
     settings = resolve_settings(flags, assignments or (), config).settings
+    # Neither workers nor the models' code shall inherit it.
+    os.environ.pop(env_name("auth.keys"), None)
     from .. import logs
     from ..listener import BindError, listening
     from ..server import EXIT_BIND, Server

@@ -24,6 +24,10 @@ from .service import Service
 _log = logging.getLogger(__name__)
 
 
+OPEN_PATHS = ("/livez", "/readyz")
+"""Pages that ask for no API key: whoever probes a server has none."""
+
+
 class App:
     """All that a server answers over HTTP.
 
@@ -46,7 +50,8 @@ class App:
 
 def pages(service: Service) -> falcon.asgi.App[Any, Any]:
     """The application of everything but predictions."""
-    app = falcon.asgi.App(middleware=[_RequestIds()])
+    middleware: Any = [_RequestIds(), _Locks(service)]
+    app = falcon.asgi.App(middleware=middleware)
     routes = _Pages(service)
     for path, suffix in (
         ("/", "root"),
@@ -152,6 +157,26 @@ class _RequestIds:
         resp.set_header(
             "x-request-id", request_id_of(dict(req.headers)) or f"page-{next(self._ids):x}"
         )
+
+
+class _Locks:
+    """Asks for an API key, where there are any, except at the probes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        predict = self._service.predict
+        if predict.keys is None or req.path in OPEN_PATHS:
+            return
+        try:
+            predict.identify(req.headers_lower)
+        except HeadraceError as error:
+            held_back = predict.rate_limit.admit(predict.clock(), f"page {error.code}")
+            if held_back is not None:
+                extra = {"code": error.code, "peer": req.remote_addr, "held_back": held_back}
+                _log.warning("a page was refused", extra=extra)
+            raise
 
 
 def _set_json(resp: falcon.asgi.Response, value: Any) -> None:

@@ -34,18 +34,23 @@ class AsgiExchange(Exchange):
     Attributes:
         close_after: Whether the connection cannot carry another request.
         replied: The answer; None if the client went away.
-        address: The client's, where that matters and is known.
+        address: The client's.
     """
 
     close_after: bool = False
-    address: str | None = None
+    address: str = ""
     replied: asyncio.Future[_Reply | None] = msgspec.field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
     @property
-    def peer(self) -> str | None:
-        return None if self.address is None else client_at(self.address)
+    def peer(self) -> str:
+        return self.address
+
+    @property
+    def peer_client(self) -> str | None:
+        is_asked = self.predict.fairness.peer_address and self.address
+        return client_at(self.address) if is_asked else None
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
         if not self.replied.cancelled():  # as a server does that waits no longer
@@ -83,8 +88,7 @@ async def serve_prediction(
     headers = joined(scope["headers"])
     plan = predict.plan(place, scope["method"], headers)
     exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number())
-    if predict.fairness.peer_address and scope.get("client"):
-        exchange.address = scope["client"][0]
+    exchange.address = (scope.get("client") or ("",))[0]
     if exchange.is_refused():
         # The body was not read, so the connection cannot carry another request.
         exchange.close_after = has_body(headers)

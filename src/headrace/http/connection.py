@@ -322,6 +322,12 @@ class Connection(asyncio.Protocol):
         return due
 
     @property
+    def peer(self) -> str:
+        """The client's address; empty over a Unix socket."""
+        client = addresses(self.transport)[1]
+        return "" if client is None else str(client[0])
+
+    @property
     def _has_been_used(self) -> bool:
         return bool(self._url)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ..call import INTERNAL_ERROR, Failure
 from ..config import Limits
-from ..errors import Detail, RequestError
+from ..errors import Detail, RequestError, Unauthenticated
 
 MAX_ERROR_BYTES = 2048
 """The most that an error's body has; details are left out, from the last, to keep it."""
@@ -61,6 +61,7 @@ STATUS: Mapping[str, int] = {
     "malformed": 400,
     "too_deep": 400,
     "invalid_header": 400,
+    "unauthenticated": 401,
     "model_not_found": 404,
     "route_not_found": 404,
     "method_not_allowed": 405,
@@ -70,6 +71,7 @@ STATUS: Mapping[str, int] = {
     "unsupported_media_type": 415,
     "invalid": 422,
     "item_error": 422,
+    "rate_limited": 429,
     "head_too_large": 431,
     "cancelled": 499,
     "error": 500,
@@ -107,6 +109,8 @@ def error_answer(failure: Failure) -> tuple[int, Headers, bytes]:
     headers = [("content-type", "application/json")]
     if failure.retry_after_s is not None:
         headers.append(("retry-after", str(max(1, math.ceil(failure.retry_after_s)))))
+    if failure.code == Unauthenticated.code:
+        headers.append(("www-authenticate", 'Bearer realm="headrace"'))
     return status_of(failure), headers, error_body(failure)
 
 

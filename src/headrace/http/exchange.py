@@ -16,7 +16,7 @@ from ..call import INTERNAL_ERROR, Failure, Outcome, Value
 from ..clock import Instant
 from ..dialects import too_large
 from ..engine import Ticket
-from ..errors import HeadraceError
+from ..errors import HeadraceError, RateLimited, Unauthenticated
 from .errors import MethodNotAllowed, error_answer
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("headrace.requests")
 
 Headers = Sequence[tuple[str, str]]
+
+_TELL_PEER = frozenset((Unauthenticated.code, RateLimited.code))
+"""Failures whose record names the client's address."""
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -60,12 +63,17 @@ class Exchange(msgspec.Struct, eq=False):
         raise NotImplementedError
 
     @property
+    def peer(self) -> str:
+        """The client's address; empty where there is none."""
+        return ""
+
+    @property
     def request_id(self) -> str:
         """The client's own, or one that no other request has."""
         return self.plan.request_id or f"{self.predict.id_prefix}{self.number:x}"
 
     @property
-    def peer(self) -> str | None:
+    def peer_client(self) -> str | None:
         """The client that its connection is from, where that matters and is known."""
         return None
 
@@ -93,7 +101,7 @@ class Exchange(msgspec.Struct, eq=False):
                 lenient=plan.lenient,
                 max_items=self.predict.limits.max_queue_items,
                 priority=plan.priority,
-                client=plan.client or self.peer,
+                client=plan.client or self.peer_client,
             )
         except HeadraceError as error:
             self.fail(error)
@@ -165,6 +173,10 @@ class Exchange(msgspec.Struct, eq=False):
             "error": failure.message[:256],
             "duration_s": round(duration_s, 6),
         }
+        if self.plan.client is not None:
+            extra["client"] = self.plan.client
+        if failure.code in _TELL_PEER:
+            extra["peer"] = self.peer
         if failure.log is not None:
             extra["traceback"] = failure.log
         if held_back:

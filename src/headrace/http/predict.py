@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ..auth import Keys
 from ..card import ModelCard
 from ..clock import Clock
 from ..config import Fairness, Limits
@@ -21,6 +22,7 @@ from ..errors import (
     InvalidHeader,
     ModelNotFound,
     NotReady,
+    Unauthenticated,
     UnsupportedMediaType,
     clip,
 )
@@ -68,7 +70,7 @@ class Plan(msgspec.Struct, eq=False):
         route: The pattern that its path matched.
         endpoint: Who serves it, if anybody does.
         generation: Of the routes by which that was found.
-        counts: Of the route.
+        counts: Of the route, and of the client if it has a name.
         card: The model's, by which the formats were found.
         error: Why it cannot be served; then nothing below means anything.
         request_id: The client's own, where it gave one that can be echoed.
@@ -76,7 +78,7 @@ class Plan(msgspec.Struct, eq=False):
         formats: Of its body and its answer.
         max_body_bytes: What its body may have.
         lenient: Whether an answer with gaps is preferred to a failure.
-        client: Whose it is, where the head says so; else its connection may.
+        client: Whose it is, by its API key or as the head says; else its connection may tell.
         priority: In steps.
     """
 
@@ -85,13 +87,13 @@ class Plan(msgspec.Struct, eq=False):
     generation: int
     counts: RouteCounts
     card: ModelCard | None = None
+    client: str | None = None
     error: HeadraceError | None = None
     request_id: str | None = None
     timeout_s: float = 0.0
     formats: Formats = Formats("", "")
     max_body_bytes: int = 0
     lenient: bool = False
-    client: str | None = None
     priority: int = 0
 
 
@@ -100,7 +102,8 @@ class Predict:
 
     Attributes:
         anywhere: Where every path leads if there is a `dialect`.
-        generation: Another number whenever paths lead elsewhere.
+        generation: Another number whenever paths lead elsewhere, or other keys are taken.
+        keys: Of which each request must bring one; None where none is asked for.
         id_prefix: Of the ids of requests that bring none.
 
     Args:
@@ -130,6 +133,7 @@ class Predict:
         self._places: dict[str, Place] = {}
         self._is_complete = False
         self.generation = 0
+        self.keys: Keys | None = None
         self.id_prefix = f"{secrets.token_hex(6)}-"
 
     def route(self, engines: Iterable[Engine], *, is_complete: bool) -> None:
@@ -151,6 +155,34 @@ class Predict:
                     places.setdefault(path, Place(route, Endpoint(engine, dialect, self.limits)))
         self._places, self._is_complete = places, is_complete
         self.generation += 1
+
+    def take_keys(self, keys: Keys | None) -> None:
+        """Ask for these keys from now on: a remembered head that brought another is forgotten."""
+        self.keys = keys
+        self.generation += 1
+
+    def identify(self, headers: Mapping[str, str]) -> str | None:
+        """The name of a request's key; None where none is asked for.
+
+        Args:
+            headers: By name in lower case.
+
+        Raises:
+            Unauthenticated: It brings none that is known.
+        """
+        keys = self.keys
+        if keys is None:
+            return None
+        secret = secret_of(headers)
+        name = None if secret is None else keys.find(secret)
+        if name is None:
+            self.counts.auth_failures["missing" if secret is None else "unknown"] += 1
+            got = "none" if secret is None else "one that is not known here"
+            raise Unauthenticated(
+                "expected an API key, as 'Authorization: Bearer KEY' or 'X-API-Key: KEY',"
+                f" got {got}"
+            )
+        return name
 
     def unknown(self) -> HeadraceError:
         """Why a path leads to no model."""
@@ -175,8 +207,8 @@ class Predict:
     def plan(self, place: Place, method: str, headers: Mapping[str, str]) -> Plan:
         """What a request's head decides, or why it cannot be served.
 
-        It is the same for every request with this head, while the model has the same card and the
-        routes have the same `generation`.
+        It is the same for every request with this head, while the model has the same card and
+        `generation` is the same.
 
         Args:
             place: What its path leads to.
@@ -200,6 +232,9 @@ class Predict:
         """
         endpoint = plan.endpoint
         check_head_size(headers, self.limits)
+        plan.client = self.identify(headers)
+        if plan.client is not None:
+            plan.counts = self.counts.route(plan.route, plan.client)
         if endpoint is None:
             raise self.unknown()
         if method != "POST":
@@ -211,7 +246,7 @@ class Predict:
         plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
-        plan.client = client_of(headers, self.fairness)
+        plan.client = plan.client or client_of(headers, self.fairness)
         plan.priority = priority_of(headers, self.fairness)
 
     def next_number(self) -> int:
@@ -224,6 +259,15 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
     """The client's own request id, where it is one that can be echoed."""
     given = headers.get("x-request-id")
     return given if given is not None and _REQUEST_ID.fullmatch(given) else None
+
+
+def secret_of(headers: Mapping[str, str]) -> str | None:
+    """The API key that a request brings, of whatever worth; None without one."""
+    given = headers.get("x-api-key")
+    if given is not None:
+        return given
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def timeout_of(headers: Mapping[str, str], limits: Limits) -> float:

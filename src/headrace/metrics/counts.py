@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 """Upper bounds of the buckets of durations."""
@@ -41,6 +41,18 @@ class Histogram:
         self._pending.append(value)
         if len(self._pending) >= MAX_PENDING:
             self._fold()
+
+    @classmethod
+    def sum(cls, histograms: Sequence[Histogram]) -> Histogram:
+        """All values of several histograms, which have the same bounds; at least one."""
+        if len(histograms) == 1:
+            return histograms[0]
+        whole = cls(histograms[0].bounds)
+        for histogram in histograms:
+            for place, count in enumerate(histogram.buckets):
+                whole._buckets[place] += count
+            whole._total += histogram.total
+        return whole
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Observe several values."""
@@ -141,38 +153,52 @@ class HttpCounts:
     """What the HTTP face counts.
 
     Attributes:
-        routes: By route, which is a pattern, never a path.
+        routes: By route, which is a pattern, never a path, and by client: the name of its key, None
+            without one.
         begun: Predict requests whose head was read.
         disconnects: Predict requests whose client went away before the answer.
+        auth_failures: Requests without a key that is known, by what they brought.
     """
 
     def __init__(self) -> None:
-        self.routes: dict[str, RouteCounts] = {}
+        self.routes: dict[tuple[str, str | None], RouteCounts] = {}
         self.begun = 0
         self.disconnects = 0
+        self.auth_failures: Counter[str] = Counter()
 
-    def route(self, name: str) -> RouteCounts:
-        """The counts of a route, by its pattern."""
-        counts = self.routes.get(name)
+    def route(self, name: str, client: str | None = None) -> RouteCounts:
+        """The counts of a route, by its pattern, and of a client with a name."""
+        counts = self.routes.get((name, client))
         if counts is None:
-            counts = self.routes[name] = RouteCounts()
+            counts = self.routes[name, client] = RouteCounts()
         return counts
 
     @property
     def requests(self) -> Counter[tuple[str, int]]:
         """Answered requests by route and status."""
-        return Counter(
-            {
-                (name, status): count
-                for name, counts in list(self.routes.items())
-                for status, count in counts.statuses.items()
-            }
-        )
+        return self._answered(lambda route, client: route)
+
+    @property
+    def client_requests(self) -> Counter[tuple[str, int]]:
+        """Answered requests of those clients that have a name, by that and status."""
+        return self._answered(lambda route, client: client)
+
+    def _answered(self, of: Callable[[str, str | None], str | None]) -> Counter[tuple[str, int]]:
+        answered: Counter[tuple[str, int]] = Counter()
+        for key, counts in list(self.routes.items()):
+            name = of(*key)
+            if name is not None:
+                for status, count in counts.statuses.items():
+                    answered[name, status] += count
+        return answered
 
     @property
     def request_s(self) -> dict[str, Histogram]:
         """From a predict request's head to its answer, by route."""
-        return {name: counts.seconds for name, counts in list(self.routes.items())}
+        by_route: defaultdict[str, list[Histogram]] = defaultdict(list)
+        for (name, _), counts in list(self.routes.items()):
+            by_route[name].append(counts.seconds)
+        return {name: Histogram.sum(several) for name, several in by_route.items()}
 
     @property
     def in_flight(self) -> int:

@@ -50,6 +50,16 @@ METRICS = {
     "headrace_http_request_seconds": Described(
         "histogram", ("route",), "from a predict request's head to its answer"
     ),
+    "headrace_http_client_requests_total": Described(
+        "counter",
+        ("client", "status"),
+        "predict requests that were answered to clients with an API key, by its name",
+    ),
+    "headrace_auth_failures_total": Described(
+        "counter",
+        ("reason",),
+        "requests that were refused for want of an API key: missing, or unknown",
+    ),
     "headrace_http_requests_in_flight": Described(
         "gauge", (), "predict requests that are read or run"
     ),
@@ -176,6 +186,14 @@ class HeadraceCollector(Collector):
         for (route, status), count in sorted(http.requests.items()):
             requests.add_metric([route, str(status)], count)
         yield requests
+        clients = _counter("headrace_http_client_requests_total")
+        for (client, status), count in sorted(http.client_requests.items()):
+            clients.add_metric([client, str(status)], count)
+        yield clients
+        failures = _counter("headrace_auth_failures_total")
+        for reason, count in sorted(http.auth_failures.items()):
+            failures.add_metric([reason], count)
+        yield failures
         durations = (([route], histogram) for route, histogram in sorted(http.request_s.items()))
         yield _histogram("headrace_http_request_seconds", durations)
         in_flight = _gauge("headrace_http_requests_in_flight")

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from headrace import Application, Fairness, Limits, Messages, Model, ServerSettings
+from headrace import Application, Auth, Fairness, Limits, Messages, Model, ServerSettings
 
 from ..core.exporters import Exporter, check, exporter_of
 from ..core.metrics import Counts, ServerCollector, Summed
@@ -43,6 +43,7 @@ def http_server(
     *,
     fixed_wait: bool = False,
     metrics_shared: bool = False,
+    keys_file: str | None = None,
     **options: Any,
 ) -> MessageServer:
     """Make an ASGI application of a request handler.
@@ -65,6 +66,8 @@ def http_server(
         metrics_interval: Seconds between two pushes, at least. Default 0.01.
         fixed_wait: Whether an underfull batch waits for `max_time_on_queue` after all.
         metrics_shared: Whether one port for scraping tells of all worker processes.
+        keys_file: A file of API keys, one of which each message must bring; `headrace serve`'s
+            `auth.keys_file`. Default: none is asked for.
         **options: Fields of `headrace.Limits`, such as `max_queue_items` (default: 16 full
             batches, at least 8192 elements) or `max_body_bytes` (default 64 MiB), and of
             `headrace.Fairness`, such as `client_header`; and the names that the last four
@@ -122,6 +125,7 @@ def http_server(
         max_batch_delay_s=max_time_on_queue if fixed_wait else 0.0,
         limits=Limits(**options),
         fairness=fairness,
+        keys_file=keys_file,
         metrics=Metrics(shared=metrics_shared, **metrics),
     )
 
@@ -137,6 +141,7 @@ class MessageServer(Application):
         limits: Of requests and of the queue.
         fairness: Between clients.
         metrics: How its metrics get out.
+        keys_file: Of API keys.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class MessageServer(Application):
         limits: Limits,
         fairness: Fairness,
         metrics: Metrics,
+        keys_file: str | None = None,
     ) -> None:
         self.name = name
         self._model = functools.partial(
@@ -163,7 +169,12 @@ class MessageServer(Application):
         self._counts = Counts()
         super().__init__(
             self._model(observe=self._observe),
-            ServerSettings(executor="inline", limits=limits, fairness=fairness),
+            ServerSettings(
+                executor="inline",
+                limits=limits,
+                fairness=fairness,
+                auth=Auth(keys_file=keys_file),
+            ),
             dialect=Messages(name),
         )
 

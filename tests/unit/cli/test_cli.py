@@ -203,3 +203,36 @@ def test_openapi_prints_the_document(cli: Cli) -> None:
 def test_it_is_a_command_and_a_module(how: list[str]) -> None:
     ran = subprocess.run([*how, "--version"], capture_output=True, text=True, timeout=30)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_config_shows_how_many_keys_there_are_and_nothing_of_them(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("HEADRACE_AUTH_KEYS", "alice:correct-horse-battery bob:correct-horse-staple")
+    assert cli("config") == 0
+    lines = {line.split()[0]: line for line in cli.out.splitlines() if line.strip()}
+    assert lines["auth.keys"].split()[1:4] == ["2", "keys", "HEADRACE_AUTH_KEYS"]
+    assert "horse" not in cli.out and "sha256:c" not in cli.out
+
+
+def test_a_wrong_key_is_named_by_its_number_and_not_repeated(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_AUTH_KEYS", "alice:correct-horse-battery bob:hunter2")
+    assert cli("config") == 2
+    assert "HEADRACE_AUTH_KEYS, key 2: expected a secret of at least 16" in cli.err
+    assert "hunter2" not in cli.err and "horse" not in cli.err
+
+
+def test_keys_are_not_taken_from_the_command_line(cli: Cli) -> None:
+    assert cli("serve", "app.py:Double", "--set", "auth.keys=alice:correct-horse-battery") == 2
+    assert "set HEADRACE_AUTH_KEYS" in cli.err
+    assert "horse" not in cli.err
+
+
+def test_a_file_of_keys_that_cannot_be_read_is_a_wrong_setting(cli: Cli, folder: Path) -> None:
+    (folder / "keys").write_text("alice:correct-horse-battery\n")
+    (folder / "keys").chmod(0o644)
+    assert cli("serve", "app.py:Double", "--port", "0", "--set", "auth.keys_file=keys") == 2
+    assert "got mode 0644" in cli.err

@@ -14,6 +14,7 @@ DEFAULTS = {
     "host": "localhost",
     "port": 8000,
     "socket": "batching.socket",
+    "keys_file": None,
 }
 OTHERS = {
     "name": "Lengths",
@@ -21,6 +22,7 @@ OTHERS = {
     "host": "0.0.0.0",
     "port": 9000,
     "socket": "/run/batch",
+    "keys_file": "/run/keys",
 }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -628,3 +629,22 @@ def test_examples_in_the_style_of_pydantic_1_are_in_the_document(ask: Ask) -> No
     document = msgspec.json.decode(answer.body)
     openapi_spec_validator.validate(document)
     assert document["components"]["schemas"]["Old"]["example"] == {"text": "hi"}
+
+
+@pytest.mark.parametrize("use_msgpack", [False, True])
+def test_an_inference_must_bring_an_api_key_where_there_are_any(
+    tmp_path: Path, use_msgpack: bool
+) -> None:
+    file = tmp_path / "keys"
+    file.touch(mode=0o600)
+    file.write_text("alice:correct-horse-battery")
+    model = Single(Text, Length, use_msgpack, keys_file=str(file))
+    plain = infer(model, {"text": "abc"})
+    key = {"authorization": "Bearer correct-horse-battery"}
+    known = plain._replace(headers={**plain.headers, **key})
+    unknown, answered = ask_asgi(model, [plain, known])
+    assert (unknown.status, answered.status) == (401, 200)
+    assert "API key" in str(unknown.value)
+    assert "Bearer" in unknown.headers["www-authenticate"]
+    with pytest.raises(ValueError, match="serve `asgi_app`"):
+        _ = model.app

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -252,3 +253,24 @@ def test_the_package_is_imported_without_any_framework() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_message_must_bring_an_api_key_where_there_are_any(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.touch(mode=0o600)
+    file.write_text("alice:correct-horse-battery")
+    app: Any = made(keys_file=str(file))
+    transport = httpx.ASGITransport(app)
+
+    async def test() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            [body] = messages([1])
+            refused = await client.post("/any/path", content=body)
+            assert refused.status_code == 401
+            assert "Bearer" in refused.headers["www-authenticate"]
+            headers = {"authorization": "Bearer correct-horse-battery"}
+            answer = await client.post("/any/path", content=body, headers=headers)
+            assert (answer.status_code, answer.json()["data"]) == (200, [2])
+        await app.shutdown()
+
+    asyncio.run(test())
