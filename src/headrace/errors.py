@@ -14,6 +14,7 @@
     ├─ Unavailable                  try again after .retry_after_s
     │  ├─ QueueFull
     │  ├─ RateLimited               more requests, or connections, than one client may make
+    │  ├─ Overloaded
     │  ├─ NotReady
     │  └─ Draining
     ├─ DeadlineExceeded             .stage: "queued" or "running"
@@ -177,6 +178,12 @@ class RateLimited(Unavailable):
     """The client has made as many requests, or connections, as it may."""
 
     code = "rate_limited"
+
+
+class Overloaded(Unavailable):
+    """So much waits that the answer would come after the caller's deadline."""
+
+    code = "overloaded"
 
 
 class NotReady(Unavailable):

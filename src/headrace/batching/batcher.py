@@ -16,6 +16,7 @@ from ..call import INTERNAL_ERROR, Failure, Outcome, Value
 from ..clock import NEVER, Instant
 from ..config import Batching
 from ..errors import DeadlineExceeded, HeadraceError, NotReady, ReplicaLost
+from .admission import Admission
 from .blame import Blame
 from .fleet import Fleet, Replica
 from .item import CANCELLED, DONE, EXPIRED, FAILED, QUEUED, RUNNING, Batch, Cut, Item, State
@@ -86,6 +87,7 @@ class Batcher:
         self._rules = rules or Rules()
         self._policy = Policy(batching, self._rules)
         self._fleet = Fleet(second_slot=self._rules.second_slot)
+        self._admission = Admission(self._max_size, self.queue, self._policy, self._fleet)
         self._predict_timeout_s = predict_timeout_s
         self._idempotent = idempotent
         self._live: dict[int, Item] = {}
@@ -103,7 +105,8 @@ class Batcher:
         Raises:
             NotReady: No replica is ready, and none is expected to be by their deadline.
             QueueFull: The queue has no room for them now.
-            PayloadTooLarge: It never will.
+            Overloaded: They would be answered after their deadline.
+            PayloadTooLarge: The queue will never have room.
         """
         replicas, wait_s = self._fleet.ready_count, 0.0
         if not replicas:
@@ -111,6 +114,8 @@ class Batcher:
         # Room that expired items hold is free.
         self._expire(now)
         item_s = self._policy.item_s / max(replicas, 1)
+        if self._rules.admission and self._admission.is_needed(now, items):
+            self._admission.check(now, items, item_s=item_s)
         count = self.queue.admit(now, items, item_s=item_s, wait_s=wait_s)
         for item in items:
             self._live[item.number] = item
@@ -134,7 +139,10 @@ class Batcher:
             items = [item for item in items if id(item) not in refused_ids]
         self._expire(now)
         item_s = self._policy.item_s / max(replicas, 1)
-        admitted, refused = self.queue.admit_each(items, item_s=item_s, wait_s=wait_s)
+        if self._rules.admission and items and self._admission.is_needed(now, items):
+            admitted, refused = self._admission.admit_each(now, items, item_s=item_s)
+        else:
+            admitted, refused = self.queue.admit_each(items, item_s=item_s, wait_s=wait_s)
         live, count = self._live, 0
         for item in admitted:
             live[item.number] = item
@@ -249,6 +257,8 @@ class Batcher:
         is_usual = not batch.isolated and batch.cut is not Cut.SUSPECT
         if batch.started_at is not None and is_usual and answered:
             self._policy.measured(now - batch.started_at, batch.count)
+            if batch.leaves_others or batch.count > self._admission.batch_items:
+                self._admission.measured(batch.count)
         self._free_slot(now, batch, sent=answered)
 
     def lost(
@@ -399,6 +409,7 @@ class Batcher:
     def _run(self, now: Instant, replica: Replica, items: list[Item], cut: Cut) -> None:
         self._cuts += 1
         batch = Batch(self._cuts, replica.id, replica.slots.index(None), items, cut, now)
+        batch.leaves_others = bool(self.queue)
         self._fleet.place(now, replica, batch)
         self._policy.cut(now)
         self._actions.append(Run(batch))

@@ -115,6 +115,7 @@ class Batch:
         isolated: Whether its predict failed and its items are run in parts.
         holds_slot: Whether the replica's slot is still taken.
         overrun: Whether it was reported as past `predict_timeout_s`.
+        leaves_others: Whether more waited when it was cut.
         answered: What those of its items count as that the replica has answered.
     """
 
@@ -127,6 +128,7 @@ class Batch:
         "id",
         "isolated",
         "items",
+        "leaves_others",
         "overrun",
         "replica",
         "slot",
@@ -152,4 +154,5 @@ class Batch:
         self.isolated = False
         self.holds_slot = True
         self.overrun = False
+        self.leaves_others = False
         self.answered = 0

@@ -22,6 +22,8 @@ class Rules:
     """A busy replica gets a second batch while the first one runs."""
     second_slot_needs_full: bool = True
     """That second batch must be a full one."""
+    admission: bool = True
+    """An item that would be answered after its deadline is refused."""
     settling: bool = True
     """After a batch, an underfull one waits for that batch's senders to come back."""
     settle_limit_s: float = 0.01

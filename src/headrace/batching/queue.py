@@ -168,6 +168,30 @@ class Queue:
                 admitted.append(item)
         return admitted, refused
 
+    def ahead(self, item: Item, now: Instant, *, item_s: float) -> int:
+        """How many items go before this one, if it is admitted now.
+
+        All buckets are counted as one queue, and an item among others of several as their mean.
+
+        Args:
+            item: Not admitted yet.
+            now: The instant of its arrival.
+            item_s: As in `admit`.
+        """
+        rank = now - item.priority * self._priority_step_s
+        backlog = None if item.client is None else self._clients.get(item.client)
+        if backlog is not None:
+            rank += max(backlog.count * item_s, backlog.start - now)
+        count = 0
+        for bucket in self.buckets.values():
+            waiting = bucket.items
+            if rank >= waiting[-1].rank:
+                count += bucket.count
+            else:
+                before = bisect.bisect_right(waiting, rank, key=_rank_of)
+                count += before * bucket.count // len(waiting)
+        return count
+
     def _has_room(self, count: int, size: int) -> bool:
         return self.count + count <= self.max_items and self.size_bytes + size <= self.max_bytes
 
@@ -279,6 +303,10 @@ class _Backlog:
     def __init__(self) -> None:
         self.count = 0
         self.start: Instant = -NEVER
+
+
+def _rank_of(item: Item) -> float:
+    return item.rank
 
 
 def _together(items: Sequence[Item]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from .base import Formats, Refusal, Request
 
 TIMEOUT = b"Timeout!"
 
-_STATUS = {"queue_full": 429, "deadline_exceeded": 408}
+_STATUS = {"queue_full": 429, "overloaded": 429, "deadline_exceeded": 408}
 """What has another status than elsewhere, as the original service's clients know it."""
 
 

@@ -90,6 +90,7 @@ STATUS: Mapping[str, int] = {
     "docs_missing": 501,
     "unavailable": 503,
     "queue_full": 503,
+    "overloaded": 503,
     "not_ready": 503,
     "draining": 503,
     "deadline_exceeded": 504,

@@ -146,15 +146,17 @@ MUTATIONS = [
         "an expired item holds its room",
         "batcher",
         "        self._expire(now)\n        item_s = self._policy.item_s / max(replicas, 1)\n"
-        "        count",
-        "        item_s = self._policy.item_s / max(replicas, 1)\n        count",
+        "        if self._rules.admission and self",
+        "        item_s = self._policy.item_s / max(replicas, 1)\n"
+        "        if self._rules.admission and self",
     ),
     Mutation(
         "an expired item holds its room for those that come by themselves",
         "batcher",
         "        self._expire(now)\n        item_s = self._policy.item_s / max(replicas, 1)\n"
-        "        admitted",
-        "        item_s = self._policy.item_s / max(replicas, 1)\n        admitted",
+        "        if self._rules.admission and items",
+        "        item_s = self._policy.item_s / max(replicas, 1)\n"
+        "        if self._rules.admission and items",
     ),
     Mutation(
         "who comes by itself waits for a replica that is not expected",
@@ -474,6 +476,121 @@ MUTATIONS = [
         "batcher",
         "return max(self.back_at - now, 0.0)",
         "return 0.0",
+    ),
+    # Who would be late
+    Mutation(
+        "whoever comes is let wait in vain",
+        "admission",
+        "        if late_s > 0:\n",
+        "        if late_s > 1e9:\n",
+    ),
+    Mutation(
+        "no headroom is left",
+        "admission",
+        "return HEADROOM * (before_s + batch_s)",
+        "return before_s + batch_s",
+    ),
+    Mutation(
+        "one's own batch takes no time",
+        "admission",
+        "return HEADROOM * (before_s + batch_s)",
+        "return HEADROOM * before_s",
+    ),
+    Mutation(
+        "what runs takes no time",
+        "admission",
+        "(self._begun_s(now) + batches * batch_s)",
+        "(batches * batch_s)",
+    ),
+    Mutation(
+        "more replicas are no faster",
+        "admission",
+        " / self._fleet.ready_count\n",
+        "\n",
+    ),
+    Mutation(
+        "a batch that has run for long lends time",
+        "admission",
+        "left_s += max(batch_s - (now - batch.started_at), 0.0)",
+        "left_s += batch_s - (now - batch.started_at)",
+    ),
+    Mutation(
+        "a batch at hand takes no time",
+        "admission",
+        "                left_s += batch_s\n",
+        "                left_s += 0.0\n",
+    ),
+    Mutation(
+        "the last batch before is not waited for",
+        "admission",
+        "math.floor(ahead / self.batch_items)",
+        "max(math.floor(ahead / self.batch_items) - 1, 0)",
+    ),
+    Mutation(
+        "replicas run dry while items are refused",
+        "admission",
+        "if ahead + last.count <= self._spare * self._fleet.ready_count:",
+        "if ahead + last.count <= 0:",
+    ),
+    Mutation(
+        "an idle server refuses",
+        "admission",
+        "self._policy.batch_s and self._policy.was_busy(now)):",
+        "self._policy.batch_s):",
+    ),
+    Mutation(
+        "batches are taken to be full for ever",
+        "admission",
+        "self.batch_items += _WEIGHT * (count - self.batch_items)",
+        "self.batch_items += 0.0",
+    ),
+    Mutation(
+        "any small batch is taken for what a batch holds",
+        "batcher",
+        "if batch.leaves_others or batch.count >",
+        "if batch.count or batch.count >",
+    ),
+    Mutation(
+        "what batches hold is never learned to be more",
+        "batcher",
+        "if batch.leaves_others or batch.count > self._admission.batch_items:",
+        "if batch.leaves_others:",
+    ),
+    Mutation(
+        "a call is judged by its first item",
+        "admission",
+        "item_s=item_s) + count - last.count",
+        "item_s=item_s)",
+    ),
+    Mutation(
+        "a call that never fits is told to come again",
+        "admission",
+        "            return  # it is refused for that\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "priority is not looked at when the wait is estimated",
+        "queue",
+        "rank = now - item.priority * self._priority_step_s",
+        "rank = now",
+    ),
+    Mutation(
+        "a client's backlog is not looked at when its wait is estimated",
+        "queue",
+        "            rank += max(backlog.count * item_s, backlog.start - now)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "only the first bucket goes before",
+        "queue",
+        "                count += bucket.count\n",
+        "                return bucket.count\n",
+    ),
+    Mutation(
+        "a whole bucket goes before, whatever its ranks",
+        "queue",
+        "if rank >= waiting[-1].rank:",
+        "if waiting:",
     ),
     # Declared keys and costs
     Mutation(

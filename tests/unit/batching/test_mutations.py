@@ -19,6 +19,7 @@ SUITE = [
     HERE / f"test_{name}.py"
     for name in (
         "queue",
+        "admission",
         "sizing",
         "cutting",
         "settling",

@@ -6,6 +6,7 @@ works out by itself what may wait, what must run, and how each item has to end.
 
 from __future__ import annotations
 
+import bisect
 import math
 import os
 from collections import deque
@@ -39,7 +40,14 @@ from headrace.batching import (
 )
 from headrace.call import Failure, Value
 from headrace.config import Batching
-from headrace.errors import Draining, NotReady, PayloadTooLarge, QueueFull, Unavailable
+from headrace.errors import (
+    Draining,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    QueueFull,
+    Unavailable,
+)
 
 REPLICAS = (0, 1, 2)
 MAX_SIZE = 4
@@ -49,6 +57,7 @@ MAX_BYTES = 40
 STEP_S = 0.01
 TIMEOUT_S = 0.05
 SETTLE_S = 0.01
+HEADROOM = 1.5
 TINY_S = 1e-9
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
@@ -89,6 +98,7 @@ class Running:
     is_aside: bool = False
     has_slot: bool = True
     is_overrun: bool = False
+    leaves_others: bool = False
 
     def __repr__(self) -> str:
         return f"<batch {self.batch.id} of {self.records}>"
@@ -128,6 +138,7 @@ class Model:
         self.durations: deque[float] = deque(maxlen=16)
         self.batch_s = 0.0
         self.batch_items = 0.0
+        self.saturated_items = float(MAX_SIZE)
         self.last_start: dict[str, float] = {}
         self.freed = -math.inf
         self.idle_since: float | None = -math.inf
@@ -148,6 +159,39 @@ class Model:
     def item_s(self) -> float:
         one = self.batch_s / self.batch_items if self.durations else 0.001
         return one / max(len(self.ready), 1)
+
+    def is_late(self, item: Item, before: int, now: float) -> bool | None:
+        """Whether an item comes too late with so many of its call before it; None at the edge."""
+        replicas = len(self.ready)
+        if not replicas or not self.batch_s or not self.was_busy(now):
+            return False
+        starts = [now]
+        if item.client is not None:
+            starts = [self.client_start(item.client, now)]
+            starts.append(max(starts[0], self.last_start.get(item.client, -math.inf)))
+        verdicts = {self._is_late(item, before, now, replicas, start) for start in starts}
+        return verdicts.pop() if len(verdicts) == 1 else None
+
+    def _is_late(
+        self, item: Item, before: int, now: float, replicas: int, start: float
+    ) -> bool | None:
+        rank = start - item.priority * STEP_S
+        ahead = before
+        for key in {record.item.key for record in self.waiting()}:
+            records = self.bucket(key)
+            place = bisect.bisect_right([record.item.rank for record in records], rank)
+            ahead += place * sum(r.item.count for r in records) // len(records)
+        if ahead + item.count <= MAX_SIZE * replicas:
+            return False
+        left_s = 0.0
+        for replica in self.replicas.values():
+            for running in replica.open:
+                run_s = 0.0 if running.began is None else now - running.began
+                left_s += max(self.batch_s - run_s, 0.0)
+        batches = ahead // self.saturated_items
+        wait_s = (left_s + batches * self.batch_s) / replicas + self.batch_s
+        late_s = now + HEADROOM * wait_s - item.deadline
+        return None if abs(late_s) < TINY_S else late_s > 0
 
     def waiting(self, *, suspects: bool = False) -> list[Record]:
         found = [r for r in self.records.values() if r.state == WAITING]
@@ -276,7 +320,13 @@ class Machine(RuleBasedStateMachine):
         expected = self.expected_refusal(items)
         if expected is not NotReady:
             self.expire()
-        if expected is not None:
+        is_late: bool | None = False
+        if expected not in (NotReady, PayloadTooLarge):
+            before = sum(item.count for item in items[:-1])
+            is_late = self.model.is_late(items[-1], before, self.now)
+        if is_late is not False:
+            self.submit_late(items, expected, is_late)
+        elif expected is not None:
             with pytest.raises(expected) as caught:
                 self.batcher.submit(self.now, items)
             self.check_retry_after(caught.value)
@@ -286,6 +336,23 @@ class Machine(RuleBasedStateMachine):
                 self.admitted(item)
         if then_tick:
             self.tick()
+
+    def submit_late(
+        self, items: list[Item], otherwise: type[Exception] | None, is_late: bool | None
+    ) -> None:
+        """Submit what is refused for its deadline, or, where that is not sure, perhaps."""
+        try:
+            self.batcher.submit(self.now, items)
+        except Overloaded as error:
+            self.check_retry_after(error)
+        except QueueFull:
+            assert is_late is None
+            assert otherwise is QueueFull
+        else:
+            assert is_late is None
+            assert otherwise is None
+            for item in items:
+                self.admitted(item)
 
     def expected_refusal(self, items: list[Item]) -> type[Exception] | None:
         if not all(self.model.can_wait(item) for item in items):
@@ -365,6 +432,12 @@ class Machine(RuleBasedStateMachine):
         refused = {id(item): error for item, error in refusals}
         assert len(refused) == len(refusals)
         for item in items:
+            is_late = self.model.is_late(item, 0, self.now) if item in can_wait else False
+            is_overload = isinstance(refused.get(id(item)), Overloaded)
+            assert is_overload is is_late or is_late is None
+            if is_overload:
+                self.check_retry_after(refused[id(item)])
+                continue
             fits = count + item.count <= MAX_ITEMS and size + item.size_bytes <= MAX_BYTES
             if item not in can_wait:
                 assert isinstance(refused[id(item)], NotReady)
@@ -622,7 +695,10 @@ class Machine(RuleBasedStateMachine):
             self.fail(record.item.number, "internal_error")
         self.batcher.ended(self.now, batch)
         if running.began is not None and answered and not (running.is_aside or running.is_suspect):
-            model.measured(self.now - running.began, sum(r.item.count for r in running.records))
+            count = sum(r.item.count for r in running.records)
+            model.measured(self.now - running.began, count)
+            if running.leaves_others or count > model.saturated_items:
+                model.saturated_items += 0.2 * (count - model.saturated_items)
         replica.open.remove(running)
         self.gone.append(batch)
         if running.has_slot:
@@ -744,6 +820,7 @@ class Machine(RuleBasedStateMachine):
         if not replica.held:
             replica.since = self.now
         replica.open.append(Running(batch, records, batch.cut is Cut.SUSPECT))
+        replica.open[-1].leaves_others = bool(self.model.waiting())
         self.model.idle_since = None
 
     def check_suspect(self, replica: Replica, records: list[Record]) -> None:
