@@ -103,6 +103,11 @@ class Limits(Settings):
     max_response_bytes: PositiveInt = setting("one item's answer", 256 * MIB)
     max_queue_items: PositiveInt = setting("items that wait for one model", 1024)
     max_queue_bytes: PositiveInt = setting("bodies that wait for one model", 256 * MIB)
+    max_inflight_bytes: PositiveInt = setting(
+        "bodies of more than 16 KiB that are read, wait or run at once, of all models together;"
+        " beyond, a 503",
+        512 * MIB,
+    )
     head_timeout_s: Annotated[float, Meta(gt=0)] = setting(
         "the wait for a request's headers, from its first byte or from the connection's start",
         10.0,

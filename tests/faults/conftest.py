@@ -40,6 +40,7 @@ LOOSE = {
     "limits__max_json_bytes": 1 << 40,
     "limits__max_body_bytes": 1 << 40,
     "limits__max_queue_bytes": 1 << 40,
+    "limits__max_inflight_bytes": 1 << 40,
     "limits__max_head_bytes": 1 << 40,
     "limits__max_headers": 1 << 40,
     "limits__max_depth": 512,

@@ -10,6 +10,7 @@ import msgspec
 
 from ..dialects import too_large
 from ..errors import HeadraceError, InvalidHeader
+from .budget import COUNTED_BYTES
 from .errors import body_is_late
 from .exchange import Exchange, Headers
 from .fairness import client_at
@@ -89,12 +90,15 @@ async def serve_prediction(
     plan = predict.plan(place, scope["method"], headers)
     exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number())
     exchange.address = (scope.get("client") or ("",))[0]
-    if exchange.is_refused():
-        # The body was not read, so the connection cannot carry another request.
-        exchange.close_after = has_body(headers)
-    else:
-        await _read_and_run(exchange, headers, predict.limits.body_timeout_s, receive)
-    await exchange.finish(receive, send)
+    try:
+        if exchange.is_refused():
+            # The body was not read, so the connection cannot carry another request.
+            exchange.close_after = has_body(headers)
+        else:
+            await _read_and_run(exchange, headers, predict.limits.body_timeout_s, receive)
+        await exchange.finish(receive, send)
+    finally:
+        exchange.let_go()  # also where the server gives it up, and nobody is answered
 
 
 async def _read_and_run(
@@ -102,7 +106,7 @@ async def _read_and_run(
 ) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            body = await read_body(headers, receive, exchange.plan.max_body_bytes)
+            body = await _body(exchange, headers, receive)
     except TimeoutError:
         exchange.close_after = True
         exchange.fail(body_is_late(timeout_s))
@@ -115,19 +119,23 @@ async def _read_and_run(
         exchange.run(body)
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+async def _body(exchange: AsgiExchange, headers: Mapping[str, str], receive: Receive) -> bytes:
     """A request's whole body.
 
     Raises:
         PayloadTooLarge: It is over the limit; it has not been read, or no further than that.
+        QueueFull: All that is held of bodies is too much; likewise.
         ClientGone: The client went away.
     """
+    limit = exchange.plan.max_body_bytes
     declared = headers.get("content-length")
     if declared is not None:
         if not declared.isdecimal():
             raise InvalidHeader("Content-Length: expected a number")
         if int(declared) > limit:
             raise too_large(limit)
+        if int(declared) > COUNTED_BYTES:
+            exchange.predict.budget.check(int(declared))
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -138,6 +146,7 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) ->
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
+        exchange.hold(size)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -17,6 +17,7 @@ from ..clock import Instant
 from ..dialects import too_large
 from ..engine import Ticket
 from ..errors import HeadraceError, RateLimited, Unauthenticated
+from .budget import COUNTED_BYTES
 from .errors import MethodNotAllowed, error_answer
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Exchange(msgspec.Struct, eq=False):
         number: Unlike any other request's.
         ticket: Its call, while that is not answered.
         is_done: Whether it was answered, or given up.
+        held_bytes: What it has of the server's budget of bodies.
     """
 
     predict: Predict
@@ -50,6 +52,7 @@ class Exchange(msgspec.Struct, eq=False):
     number: int
     ticket: Ticket | None = None
     is_done: bool = False
+    held_bytes: int = 0
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
         """Send the answer; called once, unless the client went away before.
@@ -112,6 +115,21 @@ class Exchange(msgspec.Struct, eq=False):
             if not self.is_done:
                 self.ticket = ticket
 
+    def hold(self, size: int) -> None:
+        """So much of the body has come.
+
+        Raises:
+            QueueFull: The server has no room for it.
+        """
+        if size > COUNTED_BYTES:
+            self.predict.budget.take(size - self.held_bytes)
+            self.held_bytes = size
+
+    def let_go(self) -> None:
+        """What it holds of the budget is free."""
+        self.predict.budget.give_back(self.held_bytes)
+        self.held_bytes = 0
+
     def part(self, index: int, outcome: Outcome, last: bool) -> None:
         """The engine's, or the dialect's, answer."""
         if last:
@@ -129,6 +147,8 @@ class Exchange(msgspec.Struct, eq=False):
         ticket, self.ticket = self.ticket, None
         if ticket is not None:
             ticket.cancel()
+        if self.held_bytes:
+            self.let_go()
         self.predict.counts.disconnects += 1
 
     def answer(self, outcome: Outcome) -> None:
@@ -137,6 +157,8 @@ class Exchange(msgspec.Struct, eq=False):
             return
         self.is_done = True
         self.ticket = None  # it holds the body, and this: no circle shall keep them
+        if self.held_bytes:
+            self.let_go()
         duration_s = self.predict.clock() - self.received
         if isinstance(outcome, Value):
             self.plan.counts.answered(outcome.status, duration_s)

@@ -16,6 +16,7 @@ from ..call import Outcome, Payload, Value
 from ..config import Limits
 from ..dialects import too_large
 from ..errors import HeadraceError
+from .budget import COUNTED_BYTES
 from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
@@ -105,7 +106,7 @@ class FastConnection(Connection):
         predict, plan = self.predict, memo.plan
         now = predict.clock()
         predict.counts.begun = number = predict.counts.begun + 1
-        if memo.is_one_payload:
+        if memo.is_one_payload and len(body) <= COUNTED_BYTES:
             self.oldest = turn = QuickExchange(
                 predict, plan, now, number, is_read=True, connection=self, own_id=own_id
             )
@@ -122,7 +123,7 @@ class FastConnection(Connection):
             self.oldest = other = FastExchange(
                 predict, plan, now, number, is_read=True, connection=self, own_id=own_id
             )
-            other.run(body)
+            other.run_counted(body)
 
     def take_turn(self, head: Head) -> None:
         place = self.predict.find(head.method, head.path()[0]) if head.method == "POST" else None
@@ -132,9 +133,7 @@ class FastConnection(Connection):
         headers = head.headers
         plan = self.predict.plan(place, head.method, headers)
         length = headers.get("content-length", "0")
-        refusal = plan.error
-        if refusal is None and int(length) > plan.max_body_bytes:
-            refusal = too_large(plan.max_body_bytes)
+        refusal = plan.error or self._refusal(plan, int(length))
         predict = self.predict
         turn = FastExchange(
             predict,
@@ -154,6 +153,17 @@ class FastConnection(Connection):
             turn.cut_off(refusal)  # its body is not read, so nothing can follow it
         else:
             turn.fail(refusal)
+
+    def _refusal(self, plan: Plan, size: int) -> HeadraceError | None:
+        """Why a body of this size is not read, if so."""
+        if size > plan.max_body_bytes:
+            return too_large(plan.max_body_bytes)
+        if size > COUNTED_BYTES:
+            try:
+                self.predict.budget.check(size)
+            except HeadraceError as error:
+                return error
+        return None
 
     # Where more than the remembered must be looked at, nothing is remembered.
 
@@ -236,6 +246,7 @@ class FastExchange(Exchange):
 
     def begin(self) -> bool:
         if self.ready is not None:
+            self.let_go()
             self._write(*self.ready)
             return True
         if self.is_awaited:
@@ -248,7 +259,13 @@ class FastExchange(Exchange):
         self.size += len(chunk)
         if self.size > self.plan.max_body_bytes:
             self.cut_off(too_large(self.plan.max_body_bytes))
-        elif self.pieces is None:
+            return
+        try:
+            self.hold(self.size)
+        except HeadraceError as error:
+            self.cut_off(error)
+            return
+        if self.pieces is None:
             self.pieces = [chunk]
         else:
             self.pieces.append(chunk)
@@ -262,11 +279,21 @@ class FastExchange(Exchange):
         else:
             self.run(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
+    def run_counted(self, body: bytes) -> None:
+        """As `run`, of a body that has come whole and counts from now on."""
+        try:
+            self.hold(len(body))
+        except HeadraceError as error:
+            self.fail(error)
+        else:
+            self.run(body)
+
     def late(self) -> None:
         self.cut_off(body_is_late(self.predict.limits.body_timeout_s))
 
     def gone(self) -> None:
         self.abandon()
+        self.let_go()
 
     # As an exchange
 
@@ -289,6 +316,9 @@ class FastExchange(Exchange):
             connection.answered()
         else:
             self.ready = head, body
+            if len(body) > COUNTED_BYTES:
+                self.held_bytes = len(body)
+                self.predict.budget.add(len(body))
 
     def _write(self, head: bytes, body: bytes) -> None:
         connection = self.connection

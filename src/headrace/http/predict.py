@@ -28,6 +28,7 @@ from ..errors import (
 )
 from ..logs import RateLimit
 from ..metrics import HttpCounts, RouteCounts
+from .budget import Budget
 from .errors import HeadTooLarge, MethodNotAllowed
 from .fairness import client_of, priority_of
 
@@ -126,6 +127,7 @@ class Predict:
         self.limits = limits
         self.fairness = fairness or Fairness()
         self.counts = counts
+        self.budget = Budget(limits.max_inflight_bytes, counts)
         self.clock = clock
         self.rate_limit = RateLimit()
         self._dialect = dialect
@@ -243,7 +245,8 @@ class Predict:
         plan.timeout_s = timeout_of(headers, self.limits)
         check_codings(headers)
         plan.formats = endpoint.negotiate(headers.get("content-type"), headers.get("accept"))
-        plan.max_body_bytes = endpoint.max_body_bytes(plan.formats)
+        limit = endpoint.max_body_bytes(plan.formats)
+        plan.max_body_bytes = min(limit, self.limits.max_inflight_bytes)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
         plan.client = plan.client or client_of(headers, self.fairness)

@@ -158,6 +158,7 @@ class HttpCounts:
         begun: Predict requests whose head was read.
         disconnects: Predict requests whose client went away before the answer.
         auth_failures: Requests without a key that is known, by what they brought.
+        inflight_bytes: Of bodies that are read, wait or run, and of answers that wait for others.
     """
 
     def __init__(self) -> None:
@@ -165,6 +166,7 @@ class HttpCounts:
         self.begun = 0
         self.disconnects = 0
         self.auth_failures: Counter[str] = Counter()
+        self.inflight_bytes = 0
 
     def route(self, name: str, client: str | None = None) -> RouteCounts:
         """The counts of a route, by its pattern, and of a client with a name."""

@@ -63,6 +63,12 @@ METRICS = {
     "headrace_http_requests_in_flight": Described(
         "gauge", (), "predict requests that are read or run"
     ),
+    "headrace_http_inflight_bytes": Described(
+        "gauge",
+        (),
+        "bodies that are read, wait or run, and answers that wait for those before them on their"
+        " connection; each of more than 16 KiB",
+    ),
     "headrace_http_disconnects_total": Described(
         "counter", (), "predict requests whose client went away before the answer"
     ),
@@ -199,6 +205,9 @@ class HeadraceCollector(Collector):
         in_flight = _gauge("headrace_http_requests_in_flight")
         in_flight.add_metric([], http.in_flight)
         yield in_flight
+        inflight = _gauge("headrace_http_inflight_bytes")
+        inflight.add_metric([], http.inflight_bytes)
+        yield inflight
         disconnects = _counter("headrace_http_disconnects_total")
         disconnects.add_metric([], http.disconnects)
         yield disconnects
