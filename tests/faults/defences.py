@@ -75,6 +75,27 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "headrace.codecs.json", 'b"null" in body and holds_nan(value)', "holds_nan(value) > 1"
         ),
     ),
+    "a mark convicts the item at hand": (
+        Defence(
+            "headrace.executors.verdict",
+            "    if evidence.item is None:\n        return None\n",
+            "    return None\n",
+        ),
+    ),
+    "a seat whose workers answer nothing backs off": (
+        Defence(
+            "headrace.executors.restarts",
+            "        if steps <= 0:\n            return 0.0\n",
+            "        return 0.0\n",
+        ),
+    ),
+    "a worker's children are ended with it": (
+        Defence(
+            "headrace.executors.launcher",
+            "                os.killpg(self.pid, signal.SIGKILL)\n",
+            "                os.kill(self.pid, signal.SIGKILL)\n",
+        ),
+    ),
     "what sizes an item may raise": (
         Defence(
             "headrace.engine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class Order:
     n: int
     do: str = ""
     s: float = 0.0
+
+    def __post_init__(self) -> None:
+        meet("decode", self.do)
 
 
 class Doubled(NamedTuple):
@@ -69,9 +73,9 @@ def fail_unprintably() -> None:
 RAISES: Mapping[str, Callable[[], Any]] = {
     "raise": fail,
     "refuse": refuse,
-    "exit": exit_as_told,
-    "interrupt": interrupt,
-    "memory": run_out_of_memory,
+    "exit as told": exit_as_told,
+    "interrupt as told": interrupt,
+    "memory error as told": run_out_of_memory,
     "unprintable": fail_unprintably,
 }
 
@@ -131,6 +135,9 @@ class Told(Model):
     batching: ClassVar = Batching(max_batch_size=8, max_batch_delay_s=0.1)
     examples: ClassVar = [{"n": 0}]
 
+    def load(self) -> None:
+        note("loads", os.getpid())
+
     def preprocess(self, order: Order) -> Order:
         meet("preprocess", order.do)
         return order
@@ -173,6 +180,12 @@ def meet(stage: str, do: str) -> None:
     at, _, fault = do.partition(": ")
     if at == stage:
         RAISES[fault]() if fault in RAISES else FAULTS[fault]()
+
+
+class ToldOnce(Told):
+    """What has begun is not to be run again."""
+
+    idempotent: ClassVar = False
 
 
 class Sized(Told):

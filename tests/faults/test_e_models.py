@@ -6,52 +6,41 @@ executor, but where a test says otherwise.
 
 from __future__ import annotations
 
-import itertools
 import json
 import struct
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.e2e.conftest import EXECUTORS, Answer, Serve, Served, eventually, starter
-from tests.faults.conftest import HTTP_MODELS, rounds
+from tests.e2e.conftest import EXECUTORS, Answer, Serve, eventually
+from tests.faults.conftest import rounds
 from tests.faults.contract import Client, Contract, message
-from tests.faults.defences import without
-from tests.faults.item_models import ANSWERS, BROKEN, NUMBERS, PREDICTS, RETURNS, Sized
+from tests.faults.eight import (
+    CANARY,
+    EIGHT,
+    MODELS,
+    TOLD,
+    at_once,
+    eight,
+    fail_alone,
+    numbers,
+    predicts,
+    served,
+    since,
+    told,
+    undefended,
+)
+from tests.faults.item_models import ANSWERS, BROKEN, NUMBERS, RETURNS, Sized
 
 pytestmark = pytest.mark.slow
 
-MODELS = Path(__file__).with_name("item_models.py")
-CANARY = f"{HTTP_MODELS}:Canary"
-EIGHT = 8
 IN_PROCESS = ("thread", "inline")
 RESTARTS = "headrace_replica_restarts_total"
-TOLD = "/models/told/predict"
-TELLS = ("replica not ready", "a worker ended", "the replica failed to start")
+EXPECTED = ("replica not ready", "a worker ended", "the replica failed to start")
 """What is logged of a model that fails on its own example."""
 REFUSED = (418, "item_error", [{"why": "it was told to"}])
-
-numbers = itertools.count(1)
-
-
-@contextmanager
-def served(*names: str, executor: str = "process", **more: Any) -> Iterator[Served]:
-    """A server of models of `item_models.py`, which has to end well."""
-    servers: list[Served] = []
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        try:
-            server = starter(Path(folder), servers, MODELS)(*names, executor=executor, **more)
-            yield server
-            server.terminate()
-            assert server.exit_code() == 0
-        finally:
-            for each in servers:
-                each.stop()
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
@@ -67,71 +56,6 @@ def contract(executor: str) -> Iterator[Contract]:
         contract = Contract(server, "fast", expects=TELLS)
         yield contract
         contract.close()
-
-
-def eight(
-    client: Client, orders: Sequence[str], path: str = TOLD
-) -> tuple[list[int], list[Answer]]:
-    """A batch of eight orders, those that are not given being innocent: numbers and answers."""
-    asked = [next(numbers) for _ in range(EIGHT)]
-    told = itertools.chain(orders, itertools.repeat(""))
-    bodies = [json.dumps({"n": n, "do": do}) for n, do in zip(asked, told, strict=False)]
-    return asked, at_once(client, bodies, path)
-
-
-def at_once(
-    client: Client, bodies: Sequence[str | bytes], path: str, headers: str = ""
-) -> list[Answer]:
-    """Ask on as many connections; the answers in order."""
-    wires = [client.wire() for _ in bodies]
-    for wire, body in zip(wires, bodies, strict=True):
-        wire.send(message(path, body, headers))
-    answers = [wire.answer() for wire in wires]
-    for wire in wires:
-        wire.socket.close()
-    return answers
-
-
-def fail_alone(
-    client: Client, orders: Sequence[str], expected: Sequence[tuple[int, str]], path: str = TOLD
-) -> list[Answer]:
-    """The guilty ones of a batch, which come first, fail as expected; the others are answered."""
-    asked, answers = eight(client, orders, path)
-    assert told(answers[: len(orders)]) == [*expected]
-    right = [2 * n for n in asked[len(orders) :]]
-    assert [each.json() for each in answers[len(orders) :]] == right
-    return answers[: len(orders)]
-
-
-def told(answers: Sequence[Answer]) -> list[tuple[int, str]]:
-    """Statuses, and the codes of errors."""
-    return [(each.status, each.code if each.status >= 400 else "") for each in answers]
-
-
-def predicts(server: Served) -> list[list[int]]:
-    """The numbers of each batch that a model has been given, but for its examples."""
-    path = server.folder / PREDICTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [[int(n) for n in line.split()] for line in lines]
-
-
-def since(server: Served, before: int) -> list[list[int]]:
-    return predicts(server)[before:]
-
-
-@contextmanager
-def undefended(name: str, *models: str, executor: str = "process") -> Iterator[Client]:
-    """A server that lacks a defence, however it ends."""
-    servers: list[Served] = []
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        server = starter(Path(folder), servers, MODELS)(
-            *models, executor=executor, env=without(name), limits__request_timeout_s=5
-        )
-        try:
-            with Client(server) as client:
-                yield client
-        finally:
-            server.stop()
 
 
 # E1
@@ -175,6 +99,29 @@ def test_an_item_that_fails_all_that_are_finished_with_it_is_noticed() -> None:
         fails_in_one_batch(client, *STAGES["preprocess-raises"])
         with pytest.raises(AssertionError):
             fails_in_one_batch(client, *STAGES["postprocess-raises"])
+
+
+# E7 and E8, as far as every executor promises them
+
+ENDS = {
+    f"{stage}-{fault}": f"{stage}: {fault}"
+    for stage in ("preprocess", "predict", "postprocess")
+    for fault in ("exit as told", "interrupt as told", "memory error as told")
+}
+
+
+@pytest.mark.row("E7", "E8")
+@pytest.mark.parametrize("do", ENDS.values(), ids=ENDS)
+def test_what_asks_to_exit_or_runs_out_of_memory_fails_its_own_item(
+    contract: Contract, do: str
+) -> None:
+    restarts = contract.server.metric(RESTARTS)
+    contract.hold(
+        lambda client: fail_alone(client, ["", "", do], [(500, "model_error")]),
+        rounds=rounds(1),
+        reaches=EIGHT,
+    )
+    assert contract.server.metric(RESTARTS) == restarts
 
 
 # E2
