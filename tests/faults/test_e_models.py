@@ -53,7 +53,7 @@ def contract(executor: str) -> Iterator[Contract]:
     """One server for all rows, each of which must leave it as it was."""
     sized = ["Sized"] if executor in IN_PROCESS else []
     with served("Told", "Numbers", "NullNumbers", *sized, CANARY, executor=executor) as server:
-        contract = Contract(server, "fast", expects=TELLS)
+        contract = Contract(server, "fast", expects=EXPECTED)
         yield contract
         contract.close()
 
@@ -169,7 +169,8 @@ def costs_the_canary_at_most(client: Client) -> None:
     before = len(predicts(server))
     try:
         _, answers = eight(client, ["break"])
-        assert told(answers) == [(500, "model_error")] * EIGHT
+        # A worker is replaced, and what it had is tried in the next one: there is none for now.
+        assert told(answers) in ([(500, "model_error")] * EIGHT, [(503, "not_ready")] * EIGHT)
         batches = since(server, before)
         assert len(batches[0]) == EIGHT
         assert batches[1] == [0], "the example"
