@@ -96,6 +96,51 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "                os.kill(self.pid, signal.SIGKILL)\n",
         ),
     ),
+    "a deadline ends what runs": (
+        Defence(
+            "headrace.batching.batcher",
+            "            failure = _too_late(item)\n            self._withdraw(item, EXPIRED)\n",
+            "            if item.batch is not None:\n                continue\n"
+            "            failure = _too_late(item)\n            self._withdraw(item, EXPIRED)\n",
+        ),
+    ),
+    "in back-off nobody waits": (
+        Defence(
+            "headrace.batching.batcher",
+            "        return not self.is_expected or item.deadline < self.back_at\n",
+            "        return False\n",
+        ),
+        Defence(
+            "headrace.batching.batcher",
+            "        return self._fleet.ready_count > 0 or self.is_expected\n",
+            "        return True\n",
+        ),
+        Defence(
+            "headrace.batching.batcher",
+            "        return max(self.back_at - now, 0.0)\n",
+            "        return 0.0\n",
+        ),
+    ),
+    "who is free gets the next batch": (
+        Defence(
+            "headrace.batching.fleet",
+            "            if not replica.ready or replica is kept",
+            "            if replica.given > min(r.given for r in self._replicas.values()):\n"
+            "                continue\n"
+            "            if not replica.ready or replica is kept",
+        ),
+        Defence("headrace.batching.fleet", '"suspect")\n', '"suspect", "given")\n'),
+        Defence(
+            "headrace.batching.fleet",
+            "        self.ready = True\n        self.slots",
+            "        self.given = 0\n        self.ready = True\n        self.slots",
+        ),
+        Defence(
+            "headrace.batching.fleet",
+            "        replica.held += 1\n",
+            "        replica.held += 1\n        replica.given += 1\n",
+        ),
+    ),
     "what sizes an item may raise": (
         Defence(
             "headrace.engine",

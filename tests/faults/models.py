@@ -61,6 +61,12 @@ def hang() -> None:
     ctypes.PyDLL(None).sleep(1000)
 
 
+def sleep() -> None:
+    """Sleep, and let others have the interpreter."""
+    note("hung", os.getpid())
+    time.sleep(1000)
+
+
 def allocate(then: Callable[[], object]) -> None:
     """Run into a limit of memory a little above what is in use."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -145,6 +151,7 @@ FAULTS: Mapping[str, Callable[[], Any]] = {
     "memory error": lambda: allocate(lambda: bytearray(256 * MIB)),
     "memory death": lambda: allocate(without_a_check),
     "hang": hang,
+    "sleep": sleep,
     "sys.exit": lambda: sys.exit(3),
     "interrupt": lambda: signal.raise_signal(signal.SIGINT),
     "flood": flood,
@@ -253,6 +260,14 @@ class SlowSecond(Faulty):
 class HangsOnLoad(Faulty):
     def load(self) -> None:
         hang()
+
+
+class FailsToWarmUp(Faulty):
+    examples: ClassVar = [{"n": 0, "do": "predict: raise"}]
+
+
+class DiesInWarmUp(Faulty):
+    examples: ClassVar = [{"n": 0, "do": "predict: exit"}]
 
 
 class FailsLater(Faulty):
