@@ -83,6 +83,7 @@ def test_a_start_that_takes_too_long_ends_with_4(serve: Serve, executor: str) ->
     assert "start_timeout_s" in "".join(server.log_lines)
 
 
+@pytest.mark.row("I6")
 def test_an_address_in_use_is_told_within_a_second_of_the_start_with_3(serve: Serve) -> None:
     first = serve("Scripted")
     host, port = first.host_and_port
@@ -114,6 +115,7 @@ def test_a_unix_socket_serves_and_is_gone_after(serve: Serve, uds: Path, executo
     assert not uds.exists()
 
 
+@pytest.mark.row("I7")
 def test_a_stale_socket_is_replaced(serve: Serve, uds: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
         stale.bind(str(uds))
@@ -121,6 +123,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, uds: Path) -> None:
     assert serve("Scripted", uds=uds).predict(1).json() == 2
 
 
+@pytest.mark.row("I6")
 def test_a_live_socket_is_left_alone(serve: Serve, uds: Path) -> None:
     first = serve("Scripted", uds=uds)
     second = serve("Scripted", uds=uds, is_ready=False)
@@ -150,12 +153,21 @@ def test_a_socket_that_a_successor_put_in_place_outlives_the_one_that_drains(
     assert new.predict(1).json() == 2
 
 
+@pytest.mark.row("I7")
 def test_a_path_where_no_socket_can_be_is_told_with_3(serve: Serve, uds: Path) -> None:
     folder = uds.parent
     (folder / "file").write_text("kept")
+    (folder / "link").symlink_to(folder / "nothing")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(folder / "stale"))
+    (folder / "to-stale").symlink_to(folder / "stale")
     paths = {
         folder: "no socket",
         folder / "file": "no socket",
+        folder / "link": "no socket",
+        folder / "to-stale": "no socket",
+        folder / "file" / "s": "Not a directory",
+        Path("/proc/self/s"): "cannot listen on /proc/self/s: ",  # nobody may write there
         folder / ("x" * 108): "107 bytes",
         folder / "missing" / "s": "No such file or directory",
     }
@@ -164,6 +176,7 @@ def test_a_path_where_no_socket_can_be_is_told_with_3(serve: Serve, uds: Path) -
         assert servers[path].exit_code() == 3
         assert said in servers[path].records()[-1]["message"]
     assert (folder / "file").read_text() == "kept"
+    assert (folder / "link").is_symlink() and (folder / "stale").is_socket()
 
 
 # Stop

@@ -149,6 +149,65 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             '        known = ModelError("the model failed in key',
         ),
     ),
+    "a drain waits for what was accepted": (
+        Defence(
+            "headrace.server",
+            "        self._http.should_exit = True\n        self.loop.call_later(",
+            "        self._http.should_exit = self._http.force_exit = True\n"
+            "        self.loop.call_later(",
+        ),
+    ),
+    "answers of the delay end their connections": (
+        Defence("headrace.server", "        self._http.finish()\n", ""),
+    ),
+    "an end looks for what has come": (
+        Defence(
+            "headrace.http.sockets", "        if has_unread(fd):\n            return False\n", ""
+        ),
+    ),
+    "a second signal hastens the drain": (
+        Defence("headrace.server", "            self._hastened.set()\n", ""),
+    ),
+    "a stop ends the workers that start": (
+        Defence(
+            "headrace.executors.process",
+            '            if life.state == "starting":\n                life.worker.kill()\n'
+            "            else:\n                life.worker.hang_up()\n",
+            "            life.worker.hang_up()\n",
+        ),
+        Defence(
+            "headrace.executors.process",
+            "            life.worker.kill()  # its children, if not itself\n",
+            "",
+        ),
+    ),
+    "a worker dies with its server": (
+        Defence(
+            "headrace.workers.process",
+            "    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)\n",
+            "",
+        ),
+    ),
+    "a port is bound by one server alone": (
+        Defence("headrace.listener", "SO_REUSEADDR, 1", "SO_REUSEPORT, 1"),
+    ),
+    "a socket is asked whether somebody listens": (
+        Defence(
+            "headrace.listener",
+            "            probe.connect(path)\n        except",
+            "            raise ConnectionRefusedError\n        except",
+        ),
+    ),
+    "a stale socket is removed": (
+        Defence("headrace.listener", "            Path(path).unlink()\n            return\n", ""),
+    ),
+    "workers are recycled one at a time": (
+        Defence(
+            "headrace.executors.process",
+            "life.is_worn(self._launch.settings) and not self._is_recycling",
+            "life.is_worn(self._launch.settings) and not life.seat.successor",
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 

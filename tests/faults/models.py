@@ -13,13 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from headrace import Batching, Model
+from headrace import Batching, Model, Payload
 
 FOLDER = "E2E_FOLDER"
 ON_IMPORT = "FAULT_ON_IMPORT"
@@ -225,6 +225,16 @@ class Faulty(Model):
 
 class Quiet(Faulty):
     """Another model of the same server, which nobody tells to do anything."""
+
+
+class SlowToKey(Faulty):
+    """Keeps the event loop from going on while it is asked for a key, if it is told so."""
+
+    def key(self, payload: Payload) -> Hashable:
+        if b"wait" in payload.body:
+            note("keys", os.getpid())
+            wait_for("go")
+        return None
 
 
 class SlowToLoad(Faulty):

@@ -47,9 +47,8 @@ def counting(server: Served) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_rolling_replacement_fails_no_request_and_takes_one_worker_more_at_most(
-    serve: Serve,
-) -> None:
+def roll(serve: Serve) -> None:
+    """Replace workers under load."""
     server = serve("Steady", replicas=2, workers__recycle_after_items=500)
     log, before = Log(server), held(server)
     with counting(server) as counts, Load(log, 32) as load:
@@ -63,6 +62,13 @@ def test_rolling_replacement_fails_no_request_and_takes_one_worker_more_at_most(
     assert server.metric(RESTARTS) == recycled
     eventually(lambda: len(workers(server)) == 2, "the old one to be gone")
     eventually(lambda: held(server) == before, f"as before: {before}")
+
+
+@pytest.mark.row("I8")
+def test_rolling_replacement_fails_no_request_and_takes_one_worker_more_at_most(
+    serve: Serve,
+) -> None:
+    roll(serve)
 
 
 def test_rolling_replacement_costs_little_throughput(serve: Serve) -> None:
