@@ -35,7 +35,7 @@ class AsgiExchange(Exchange):
     Attributes:
         close_after: Whether the connection cannot carry another request.
         replied: The answer; None if the client went away.
-        address: The client's.
+        address: The client's; empty where it has none.
     """
 
     close_after: bool = False
@@ -45,13 +45,9 @@ class AsgiExchange(Exchange):
     )
 
     @property
-    def peer(self) -> str:
-        return self.address
-
-    @property
-    def peer_client(self) -> str | None:
-        is_asked = self.predict.fairness.peer_address and self.address
-        return client_at(self.address) if is_asked else None
+    def peer(self) -> str | None:
+        is_wanted = self.predict.fairness.peer_address and self.address
+        return client_at(self.address) if is_wanted else None
 
     def reply(self, status: int, media_type: str, body: bytes, headers: Headers = ()) -> None:
         if not self.replied.cancelled():  # as a server does that waits no longer

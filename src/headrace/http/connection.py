@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
         return due
 
     @property
-    def peer(self) -> str:
+    def address(self) -> str:
         """The client's address; empty over a Unix socket."""
         client = addresses(self.transport)[1]
         return "" if client is None else str(client[0])

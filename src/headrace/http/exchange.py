@@ -66,7 +66,7 @@ class Exchange(msgspec.Struct, eq=False):
         raise NotImplementedError
 
     @property
-    def peer(self) -> str:
+    def address(self) -> str:
         """The client's address; empty where there is none."""
         return ""
 
@@ -76,7 +76,7 @@ class Exchange(msgspec.Struct, eq=False):
         return self.plan.request_id or f"{self.predict.id_prefix}{self.number:x}"
 
     @property
-    def peer_client(self) -> str | None:
+    def peer(self) -> str | None:
         """The client that its connection is from, where that matters and is known."""
         return None
 
@@ -104,7 +104,7 @@ class Exchange(msgspec.Struct, eq=False):
                 lenient=plan.lenient,
                 max_items=self.predict.limits.max_queue_items,
                 priority=plan.priority,
-                client=plan.client or self.peer_client,
+                client=plan.client or self.peer,
             )
         except HeadraceError as error:
             self.fail(error)
@@ -195,10 +195,10 @@ class Exchange(msgspec.Struct, eq=False):
             "error": failure.message[:256],
             "duration_s": round(duration_s, 6),
         }
-        if self.plan.client is not None:
-            extra["client"] = self.plan.client
+        if self.plan.key is not None:
+            extra["client"] = self.plan.key
         if failure.code in _TELL_PEER:
-            extra["peer"] = self.peer
+            extra["peer"] = self.address
         if failure.log is not None:
             extra["traceback"] = failure.log
         if held_back:

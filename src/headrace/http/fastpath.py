@@ -38,21 +38,21 @@ class FastConnection(Connection):
         predict: Knows the routes.
         memos: Heads that were seen by any connection of the server.
         heads: Of its answers.
-        client: Whose it is by its address, where that matters.
+        peer: The client that it is from, where that matters.
     """
 
     predict: ClassVar[Predict]
     memos: ClassVar[Memos]
     heads: ClassVar[ReplyHeads]
 
-    __slots__ = ("_candidate", "_memo", "_strange", "client")
+    __slots__ = ("_candidate", "_memo", "_strange", "peer")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._memo: Memo | None = None
         self._candidate: Plan | None = None
         self._strange = 0
-        self.client: str | None = None
+        self.peer: str | None = None
 
     @classmethod
     def serving(
@@ -73,7 +73,7 @@ class FastConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self.predict.fairness.peer_address:
-            self.client = peer_of(transport)
+            self.peer = peer_of(transport)
 
     def data_received(self, data: bytes) -> None:
         memo = self._memo
@@ -117,7 +117,7 @@ class FastConnection(Connection):
                 now + plan.timeout_s,
                 turn,
                 plan.priority,
-                plan.client or self.client,
+                plan.client or self.peer,
             )
         else:
             self.oldest = other = FastExchange(
@@ -227,12 +227,12 @@ class FastExchange(Exchange):
         return super().request_id
 
     @property
-    def peer(self) -> str:
+    def peer(self) -> str | None:
         return self.connection.peer
 
     @property
-    def peer_client(self) -> str | None:
-        return self.connection.client
+    def address(self) -> str:
+        return self.connection.address
 
     # As a turn
 

@@ -73,13 +73,14 @@ class Plan(msgspec.Struct, eq=False):
         generation: Of the routes by which that was found.
         counts: Of the route, and of the client if it has a name.
         card: The model's, by which the formats were found.
+        key: The name of its API key; None where none is asked for.
         error: Why it cannot be served; then nothing below means anything.
         request_id: The client's own, where it gave one that can be echoed.
         timeout_s: From its arrival to its deadline.
         formats: Of its body and its answer.
         max_body_bytes: What its body may have.
         lenient: Whether an answer with gaps is preferred to a failure.
-        client: Whose it is, by its API key or as the head says; else its connection may tell.
+        client: Whose it is, by its key or by what else its head says; else its connection may.
         priority: In steps.
     """
 
@@ -88,13 +89,14 @@ class Plan(msgspec.Struct, eq=False):
     generation: int
     counts: RouteCounts
     card: ModelCard | None = None
-    client: str | None = None
+    key: str | None = None
     error: HeadraceError | None = None
     request_id: str | None = None
     timeout_s: float = 0.0
     formats: Formats = Formats("", "")
     max_body_bytes: int = 0
     lenient: bool = False
+    client: str | None = None
     priority: int = 0
 
 
@@ -234,9 +236,9 @@ class Predict:
         """
         endpoint = plan.endpoint
         check_head_size(headers, self.limits)
-        plan.client = self.identify(headers)
-        if plan.client is not None:
-            plan.counts = self.counts.route(plan.route, plan.client)
+        plan.key = self.identify(headers)
+        if plan.key is not None:
+            plan.counts = self.counts.route(plan.route, plan.key)
         if endpoint is None:
             raise self.unknown()
         if method != "POST":
@@ -249,7 +251,7 @@ class Predict:
         plan.max_body_bytes = min(limit, self.limits.max_inflight_bytes)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
-        plan.client = plan.client or client_of(headers, self.fairness)
+        plan.client = plan.key or client_of(headers, self.fairness)
         plan.priority = priority_of(headers, self.fairness)
 
     def next_number(self) -> int:

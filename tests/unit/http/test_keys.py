@@ -93,7 +93,7 @@ def test_a_remembered_head_needs_no_look_at_its_key() -> None:
             peer.send(post(b"[1]", SENT["own"]))
             turn: Any = peer.connection.oldest
             assert type(turn) is (FastExchange if number < 2 else QuickExchange)
-            assert turn.plan.client == "alice"
+            assert turn.plan.client == turn.plan.key == "alice"
             peers.run()
         assert peer.statuses == [200] * 4
         assert peers.service.counts.client_requests == {("alice", 200): 4}
