@@ -28,6 +28,7 @@ ENV_PREFIX = "HEADRACE_"
 MIB = 1024 * 1024
 
 PositiveInt = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0, description="an integer, at least 1; or 0, for no bound")]
 Seconds = Annotated[float, Meta(ge=0)]
 Bounds = Annotated[
     tuple[PositiveInt, ...], Meta(description="ascending integers of at least 1, as in '1000,8000'")
@@ -121,6 +122,21 @@ class Limits(Settings):
     )
     predict_timeout_s: Annotated[float, Meta(gt=0)] = setting(
         "one batch on a replica; past it the replica counts as hung", 60.0
+    )
+    max_connections: Count = setting(
+        "connections that are open at once; beyond them probes are answered, and all else refused",
+        0,
+    )
+    max_connections_per_client: Count = setting(
+        "connections of one address, or of one /64 network of IPv6, likewise", 0
+    )
+    max_client_rate: Annotated[float, Meta(ge=0)] = setting(
+        "predictions a second of one client in the long run: of an API key, or of an address"
+        " without one; 0 sets no bound",
+        0.0,
+    )
+    max_client_burst: PositiveInt = setting(
+        "predictions that a client who has been quiet may ask for at once, with max_client_rate", 20
     )
     keep_alive_s: Annotated[float, Meta(gt=0)] = setting("an idle connection is kept open", 65.0)
     write_timeout_s: Annotated[float, Meta(gt=0)] = setting(

@@ -365,7 +365,9 @@ def test_a_chunked_answer_is_put_together(others: Place) -> None:
 
 @inside
 def test_a_body_is_read_whatever_its_form(others: Place) -> None:
-    chunked = b"POST /read HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    chunked = (
+        b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    )
     large = b"x" * 300_000
     answers = others.talk(chunked + post(large, path="/read") + get("/read"), count=3)
     assert [answer.body for answer in answers] == [b"onetwoabc", b"onetwo" + large, b"onetwo"]

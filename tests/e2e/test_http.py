@@ -251,7 +251,7 @@ def test_a_head_over_its_limits_is_refused(shared: Served, headers: str, path: s
 
 def test_a_head_without_end_is_cut_off(shared: Served) -> None:
     with shared.wire() as wire:
-        wire.send("GET /livez HTTP/1.1\r\nx-endless: ")
+        wire.send("GET /livez HTTP/1.1\r\nhost: x\r\nx-endless: ")
         sent = 0
         try:
             while sent < 32 * 2**20:
@@ -279,20 +279,23 @@ def test_a_timeout_beyond_the_servers_is_cut_to_it(shared: Served) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"\x00" * 100,
         b"hello\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nbad header\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\n name: folded\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nx : 1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\n: 1\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nx: a\x00b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\n name: folded\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\nx : 1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\n: 1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\nx: a\x00b\r\n\r\n",
         *(
             b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: " + length + b'\r\n\r\n{"n":1}'
             for length in (b"+5", b"-1", b"0x5", b"18446744073709551616", b"7, 7", b"", b"seven")
         ),
-        b"POST /predict HTTP/1.1\r\ncontent-length: 7\r\ncontent-length: 8\r\n\r\n{}",
-        b"POST / HTTP/1.1\r\ncontent-length: 7\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n",
-        b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\ncontent-length: 8\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n"
+        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nab\r\n",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"f" * 17
+        + b"\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_and_closed_and_nothing_reaches_a_model(

@@ -99,11 +99,18 @@ def test_a_client_that_goes_while_it_runs_changes_nothing_for_its_mates(serve: S
 
 def test_clients_that_vanish_before_in_and_after_the_body_leave_nothing(serve: Serve) -> None:
     server = serve("Scripted")
-    for sent in (b"", b"POST", b"POST /predict HTTP/1.1\r\ncontent-length: 9\r\n\r\n", b"{}"):
+    for sent in (
+        b"",
+        b"POST",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n",
+        b"{}",
+    ):
         for _ in range(20):
             wire = server.wire()
             wire.send(
-                b"POST /predict HTTP/1.1\r\ncontent-length: 9\r\n\r\n{" if sent == b"{}" else sent
+                b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
+                if sent == b"{}"
+                else sent
             )
             wire.socket.close()
     assert server.predict(1).json() == 2

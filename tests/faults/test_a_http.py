@@ -132,7 +132,7 @@ def refused(contract: Contract, data: bytes) -> None:
         [answer] = client.talk(data)
         assert (answer.status, answer.headers["connection"]) == (400, "close")
         assert answer.code in ("bad_request", "invalid_header"), "no model has seen it"
-        if "x-request-id" not in answer.headers:
+        if answer.headers["x-request-id"].startswith("refused-"):
             client.abandon(0, 1)  # its head may have been taken
 
     contract.hold(act, reaches=0)
@@ -163,7 +163,7 @@ def test_bad_chunks_are_refused(contract: Contract, data: bytes) -> None:
     def act(client: Client) -> None:
         [answer] = client.talk(CHUNKED + data + GOOD)
         assert answer.status == 400
-        if "x-request-id" not in answer.headers:
+        if answer.headers["x-request-id"].startswith("refused-"):
             client.abandon(0, 1)  # its head had been taken
 
     contract.hold(act, reaches=0)
@@ -455,7 +455,7 @@ def try_large_head(client: Client, data: bytes) -> None:
 def test_a_head_without_end_is_cut_off(contract: Contract) -> None:
     def act(client: Client) -> None:
         wire = client.wire()
-        wire.send("GET /livez HTTP/1.1\r\nx-endless: ")
+        wire.send("GET /livez HTTP/1.1\r\nhost: x\r\nx-endless: ")
         sent = 0
         with suppress(OSError):
             while sent < 16 * MIB:
@@ -523,7 +523,7 @@ def test_what_one_client_sends_decides_nothing_for_another(contract: Contract) -
         for n in range(3):
             whole = message("/predict", '{"n":4}', f"x-never-seen: {time.monotonic_ns()}-{n}\r\n")
             liar = client.wire()
-            liar.send(b"POST /models/typed/predict HTTP/1.1\r\nx-pad: ")
+            liar.send(b"POST /models/typed/predict HTTP/1.1\r\nhost: x\r\nx-pad: ")
             time.sleep(0.05)  # a read of its own
             liar.send(whole)
             assert liar.answer().json() == 8

@@ -228,7 +228,7 @@ BROKEN: dict[str, bytes] = {
 """Refused by the parser: whoever comes next on the connection is not answered."""
 
 _DATE = re.compile(rb"(?m)^date: [^\r]*\r\n", re.IGNORECASE)
-_MADE_ID = re.compile(rb"(?m)^(x-request-id: )(?:[0-9a-f]{12}-|page-)[0-9a-f]+\r$")
+_MADE_ID = re.compile(rb"(?m)^(x-request-id: )(?:(?:refused-)?[0-9a-f]{12}-|page-)[0-9a-f]+\r$")
 
 
 def plain(raw: bytes) -> bytes:

@@ -18,14 +18,10 @@ from .asgi import Receive, Scope, Send, serve_prediction
 from .docs import CONTENT_POLICY, docs_page
 from .errors import error_answer, error_body
 from .openapi import openapi_document
-from .predict import STARTING, request_id_of
+from .predict import PROBES, STARTING, request_id_of
 from .service import Service
 
 _log = logging.getLogger(__name__)
-
-
-OPEN_PATHS = ("/livez", "/readyz")
-"""Pages that ask for no API key: whoever probes a server has none."""
 
 
 class App:
@@ -167,7 +163,7 @@ class _Locks:
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         predict = self._service.predict
-        if predict.keys is None or req.path in OPEN_PATHS:
+        if predict.keys is None or req.path.encode() in PROBES:
             return
         try:
             predict.identify(req.headers_lower)

@@ -84,8 +84,10 @@ async def serve_prediction(
     """Serve one predict request over ASGI."""
     headers = joined(scope["headers"])
     plan = predict.plan(place, scope["method"], headers)
-    exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number())
-    exchange.address = (scope.get("client") or ("",))[0]
+    address = (scope.get("client") or ("",))[0]
+    if predict.rates is not None and plan.error is None:
+        plan.error = predict.throttle(plan, client_at(address))
+    exchange = AsgiExchange(predict, plan, predict.clock(), predict.next_number(), address=address)
     try:
         if exchange.is_refused():
             # The body was not read, so the connection cannot carry another request.

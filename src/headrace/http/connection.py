@@ -21,11 +21,17 @@ import httptools
 
 from ..clock import NEVER, Clock, Instant, system_clock
 from ..config import Limits
-from ..errors import HeadraceError, RequestError, Unavailable
+from ..errors import HeadraceError, RequestError
+from ..logs import RateLimit
+from ..metrics import HttpCounts
 from .errors import HeadTooLarge, head_is_late, head_too_large
+from .fairness import client_at
 from .heads import whole_answer
 from .insides import CONTINUE, addresses
-from .parsers import framing_of, parser_of, parser_within
+from .parsers import FRAMING_BYTES, check_host, framing_of, parser_of, parser_within
+from .places import SURPLUS_TIMEOUT_S, Place, Places
+from .predict import PROBES
+from .refusals import Refusals
 from .sockets import end_if_read, has_gone, has_unread
 from .sweep import Sweep
 from .turns import AHEAD, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
@@ -61,13 +67,17 @@ class Connection(asyncio.Protocol):
 
     limits: ClassVar[Limits]
     grace_s: ClassVar[float]
-    max_connections: ClassVar[int | None]
     is_leaving: ClassVar[bool]
+    most: ClassVar[tuple[int | None, int | None] | None]
+    refusals: ClassVar[Refusals]
     clock: Clock
     sweeps: ClassVar[WeakKeyDictionary[Any, Sweep]]
+    places: ClassVar[WeakKeyDictionary[Any, Places]]
 
     __slots__ = (
         "_app_state",
+        "_around_bytes",
+        "_body_bytes",
         "_fault",
         "_framing",
         "_has_ended",
@@ -79,12 +89,12 @@ class Connection(asyncio.Protocol):
         "_is_new_head",
         "_is_refused",
         "_is_shut",
-        "_is_surplus",
         "_later",
         "_line",
         "_loop",
         "_most_unread_bytes",
         "_parser",
+        "_place",
         "_rest",
         "_since",
         "_unparsed_bytes",
@@ -121,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._holds = 0
         self._in_head = False
         self._head_bytes = 0
+        self._body_bytes = 0
+        self._around_bytes = 0
         self._unparsed_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -132,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._is_shut = False
         self._is_new_head = False
         self._has_ended = False
-        self._is_surplus = False
+        self._place: Place | None = None
         self._since: Instant = 0.0
         self._most_unread_bytes = 0
 
@@ -143,24 +155,30 @@ class Connection(asyncio.Protocol):
         *,
         grace_s: float = GRACE_S,
         max_connections: int | None = None,
+        refusals: Refusals | None = None,
         clock: Clock = system_clock,
     ) -> type[Self]:
         """The class with these limits: uvicorn makes the instances.
 
         Args:
-            limits: Of a request's head.
+            limits: Of connections, and of a request's head.
             grace_s: How long an idle connection may still bring a request when the server drains.
-            max_connections: One more is answered 503 and closed; None for any number.
+            max_connections: In place of the limits' own; one more is answered 503 and closed.
+            refusals: Where they are counted; default by themselves.
             clock: Tells the time.
         """
+        most = max_connections or limits.max_connections or None
+        most_each = limits.max_connections_per_client or None
         own = {
             "__slots__": (),
             "limits": limits,
             "grace_s": grace_s,
-            "max_connections": max_connections,
             "is_leaving": False,
+            "most": None if most is None and most_each is None else (most, most_each),
+            "refusals": refusals or Refusals(HttpCounts(), RateLimit(), clock),
             "clock": staticmethod(clock),
             "sweeps": WeakKeyDictionary(),
+            "places": WeakKeyDictionary(),
         }
         return type(cls.__name__, (cls,), own)
 
@@ -170,10 +188,6 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's are no subclass
         connections = self.state.connections
         connections.add(self)
-        most = self.max_connections
-        if most is not None and len(connections) > most:
-            # Those that have got their end are there only to be read from for a moment.
-            self._is_surplus = sum(not other.is_ending for other in connections) > most
         self._since = self.clock()
         # Of this server: several may make their connections of one class.
         sweep = self.sweeps.get(self.state)
@@ -182,7 +196,35 @@ class Connection(asyncio.Protocol):
                 self.limits, loop=self._loop, connections=connections, clock=self.clock
             )
         self.sweep = sweep
-        sweep.expect(self._since + self.limits.head_timeout_s)
+        if self.most is not None:
+            self._take_place(*self.most)
+        sweep.expect(self._since + self._head_timeout_s)
+
+    def _take_place(self, most: int | None, most_each: int | None) -> None:
+        """Be one of the connections that there may be, or one that is refused."""
+        places = self.places.get(self.state)
+        if places is None:
+            places = self.places[self.state] = Places(most, most_each)
+        self._place = places.enter("" if most_each is None else client_at(self.address))
+        if self._place is None:
+            self._is_refused = True
+            error = RequestError("more connections than can be told so")
+            self.refusals.tell(error, self.address, is_answered=False)
+            self.transport.abort()
+
+    def _leave_place(self) -> None:
+        """Who has got its end is there only to be read from for a moment."""
+        if self._place is not None:
+            self._place.leave()
+
+    @property
+    def _is_surplus(self) -> bool:
+        return self._place is not None and self._place.refusal is not None
+
+    @property
+    def _head_timeout_s(self) -> float:
+        given = self.limits.head_timeout_s
+        return min(given, SURPLUS_TIMEOUT_S) if self._is_surplus else given
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -207,6 +249,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state.connections.discard(self)
+        self._leave_place()
         self._is_refused = True
         oldest, later = self.oldest, self._later
         self.oldest = self.reading = self._later = None
@@ -284,10 +327,10 @@ class Connection(asyncio.Protocol):
         if self.oldest is not None:
             return now + self.sweep.grain_s
         is_new = self._in_head or not self._has_been_used
-        due = self._since + (limits.head_timeout_s if is_new else self.config.timeout_keep_alive)
+        due = self._since + (self._head_timeout_s if is_new else self.config.timeout_keep_alive)
         if due <= now:
             if self._in_head:
-                self.refuse(head_is_late(limits.head_timeout_s))
+                self.refuse(head_is_late(self._head_timeout_s))
             else:
                 self._end_idle()
         return due
@@ -358,7 +401,7 @@ class Connection(asyncio.Protocol):
         if self._in_head:
             self._head_goes_on(size)
         elif self.reading is not None:
-            self.sweep.expect(self._since + self.limits.body_timeout_s)
+            self._body_goes_on(size - len(self._rest))
 
     def _feed(self, piece: bytes | memoryview) -> None:
         while True:
@@ -384,6 +427,19 @@ class Connection(asyncio.Protocol):
             self._unparsed_bytes += size
             if self._unparsed_bytes > self.limits.max_head_bytes:
                 self.refuse(head_too_large(self.limits))
+
+    def _body_goes_on(self, size: int) -> None:
+        """A body has come in part: what stands around its chunks is bounded as a head is."""
+        told, self._body_bytes = self._body_bytes, 0
+        if self._is_new_head:
+            self._around_bytes = 0
+        else:
+            self._around_bytes = max(0, self._around_bytes + size - FRAMING_BYTES * told)
+            if self._around_bytes > self.limits.max_head_bytes:
+                most = self.limits.max_head_bytes
+                self.refuse(HeadTooLarge(f"expected at most {most} bytes around chunks, got more"))
+                return
+        self.sweep.expect(self._since + self.limits.body_timeout_s)
 
     def _go_on(self) -> None:
         """Parse what was kept while the client was too far ahead."""
@@ -427,13 +483,10 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         if self._is_refused:
             return
-        if self._is_surplus:
-            self._fault = Unavailable(f"expected at most {self.max_connections} connections")
-            raise self._fault
         parser = self._parser
         version = parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            self._fault = RequestError("expected HTTP/1.0 or HTTP/1.1")
+        self._fault = self._refusal_of(version)
+        if self._fault is not None:
             raise self._fault
         head = Head(
             parser.get_method().decode("ascii"),
@@ -453,6 +506,17 @@ class Connection(asyncio.Protocol):
         self._since = self.clock()
         self.take_turn(head)
 
+    def _refusal_of(self, version: str) -> HeadraceError | None:
+        """Why a request is not taken, whatever it asks."""
+        if version not in ("1.0", "1.1"):
+            return RequestError("expected HTTP/1.0 or HTTP/1.1")
+        if self._is_surplus:
+            if self._url not in PROBES:
+                assert self._place is not None
+                return self._place.refusal
+            self._is_last = True  # one answer is all that is left for it
+        return check_host(version, self._headers)
+
     def take_turn(self, head: Head) -> None:
         """Answer a request when its turn comes."""
         self.queue(AsgiTurn(self, head))
@@ -470,6 +534,7 @@ class Connection(asyncio.Protocol):
             self._later.append(turn)
 
     def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
         if self.reading is not None:
             self.reading.take(body)
 
@@ -527,13 +592,16 @@ class Connection(asyncio.Protocol):
         """Answer what cannot be served, after the requests before it, and close."""
         self._is_refused = True
         may_answer = self._drop_unfinished()
-        if self.oldest is not None:
+        is_waiting = self.oldest is not None
+        is_answered = is_waiting or (may_answer and not self.transport.is_closing())
+        name = self.refusals.tell(error, self.address, is_answered=is_answered)
+        if is_waiting:
             if self._later is None:
                 self._later = deque()
-            self._later.append(Refused(self, whole_answer(error)))
+            self._later.append(Refused(self, whole_answer(error, name)))
             return
-        if may_answer and not self.transport.is_closing():
-            self.write(whole_answer(error))
+        if is_answered:
+            self.write(whole_answer(error, name))
         self.end(is_read=False)
 
     def _drop_unfinished(self) -> bool:
@@ -563,6 +631,7 @@ class Connection(asyncio.Protocol):
             return
         self._is_refused = self.is_ending = True
         self.reading = None
+        self._leave_place()
         transport = self.transport
         if transport.is_closing():
             return

@@ -20,11 +20,12 @@ from .budget import COUNTED_BYTES
 from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
-from .fairness import peer_of
+from .fairness import client_at, peer_of
 from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
 from .memo import MAX_STRANGE, Memo, Memos, head_of
 from .predict import Plan, Predict
+from .refusals import Refusals
 from .turns import Head
 
 OWN_WRITE_BYTES = 64 * 1024
@@ -45,12 +46,13 @@ class FastConnection(Connection):
     memos: ClassVar[Memos]
     heads: ClassVar[ReplyHeads]
 
-    __slots__ = ("_candidate", "_memo", "_strange", "peer")
+    __slots__ = ("_candidate", "_client", "_memo", "_strange", "peer")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._memo: Memo | None = None
         self._candidate: Plan | None = None
+        self._client: str | None = None
         self._strange = 0
         self.peer: str | None = None
 
@@ -65,7 +67,11 @@ class FastConnection(Connection):
     ) -> type[FastConnection]:
         """The class that serves these predict requests; see `Connection.limited`."""
         made = cls.limited(
-            limits, grace_s=grace_s, max_connections=max_connections, clock=predict.clock
+            limits,
+            grace_s=grace_s,
+            max_connections=max_connections,
+            refusals=Refusals.beside(predict),
+            clock=predict.clock,
         )
         made.predict, made.memos, made.heads = predict, Memos(), ReplyHeads(predict.id_prefix)
         return made
@@ -106,6 +112,14 @@ class FastConnection(Connection):
         predict, plan = self.predict, memo.plan
         now = predict.clock()
         predict.counts.begun = number = predict.counts.begun + 1
+        if predict.rates is not None:
+            refusal = predict.throttle(plan, self.client)
+            if refusal is not None:
+                self.oldest = refused = FastExchange(
+                    predict, plan, now, number, is_read=True, connection=self, own_id=own_id
+                )
+                refused.fail(refusal)
+                return
         if memo.is_one_payload and len(body) <= COUNTED_BYTES:
             self.oldest = turn = QuickExchange(
                 predict, plan, now, number, is_read=True, connection=self, own_id=own_id
@@ -135,6 +149,8 @@ class FastConnection(Connection):
         length = headers.get("content-length", "0")
         refusal = plan.error or self._refusal(plan, int(length))
         predict = self.predict
+        if predict.rates is not None and refusal is None:
+            refusal = predict.throttle(plan, self.client)
         turn = FastExchange(
             predict,
             plan,
@@ -164,6 +180,13 @@ class FastConnection(Connection):
             except HeadraceError as error:
                 return error
         return None
+
+    @property
+    def client(self) -> str:
+        """Whom its address stands for."""
+        if self._client is None:
+            self._client = client_at(self.address)
+        return self._client
 
     # Where more than the remembered must be looked at, nothing is remembered.
 

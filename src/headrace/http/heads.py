@@ -85,8 +85,12 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> str:
     return "".join([f"{name}: {value}\r\n" for name, value in headers])
 
 
-def whole_answer(error: HeadraceError) -> bytes:
+def whole_answer(error: HeadraceError, request_id: str) -> bytes:
     """An error as an answer that ends its connection."""
     status, headers, body = error_answer(Failure.of(error))
-    headers += [("content-length", str(len(body))), ("connection", "close")]
+    headers += [
+        ("x-request-id", request_id),
+        ("content-length", str(len(body))),
+        ("connection", "close"),
+    ]
     return f"{status_line(status)}{header_lines(headers)}\r\n".encode() + body

@@ -11,6 +11,12 @@ from typing import Protocol
 
 import httptools
 
+from ..errors import RequestError
+
+FRAMING_BYTES = 17
+"""What a byte of a body may take on its way: chunks of one byte have six, those with long sizes a
+few more."""
+
 
 class Parsed(Protocol):
     """What is told of requests as they are parsed."""
@@ -29,6 +35,19 @@ def parser_of(target: Parsed) -> httptools.HttpRequestParser:
     # Else it would refuse what comes behind a request that asks to be the last.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
+
+
+def check_host(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestError | None:
+    """Why a request cannot be served for its Host: HTTP/1.1 asks for exactly one (RFC 9112, 3.2).
+
+    Args:
+        version: Of HTTP.
+        headers: As they were sent, names in lower case.
+    """
+    count = [name for name, _ in headers].count(b"host")
+    if count == 1 or (count == 0 and version == "1.0"):
+        return None
+    return RequestError(f"expected one Host header, got {count}")
 
 
 def framing_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:

@@ -22,12 +22,14 @@ from ..errors import (
     InvalidHeader,
     ModelNotFound,
     NotReady,
+    RateLimited,
     Unauthenticated,
     UnsupportedMediaType,
     clip,
 )
 from ..logs import RateLimit
 from ..metrics import HttpCounts, RouteCounts
+from ..rates import Rates
 from .budget import Budget
 from .errors import HeadTooLarge, MethodNotAllowed
 from .fairness import client_of, priority_of
@@ -40,6 +42,9 @@ ROUTES: Mapping[str, Dialect] = {
     "/models/{name}/messages": MESSAGES,
 }
 """The predict routes, and the dialect of each. Those without a name are the first model's."""
+
+PROBES = frozenset((b"/livez", b"/readyz"))
+"""Pages that are answered to whom nothing else is: without a key, and beyond the connections."""
 
 ANY_ROUTE = "*"
 """What a server with a dialect of its own calls its one route."""
@@ -107,6 +112,7 @@ class Predict:
         anywhere: Where every path leads if there is a `dialect`.
         generation: Another number whenever paths lead elsewhere, or other keys are taken.
         keys: Of which each request must bring one; None where none is asked for.
+        rates: How often each client may ask; None for any number of times.
         id_prefix: Of the ids of requests that bring none.
 
     Args:
@@ -138,6 +144,9 @@ class Predict:
         self._is_complete = False
         self.generation = 0
         self.keys: Keys | None = None
+        self.rates: Rates | None = None
+        if limits.max_client_rate:
+            self.rates = Rates(limits.max_client_rate, limits.max_client_burst)
         self.id_prefix = f"{secrets.token_hex(6)}-"
 
     def route(self, engines: Iterable[Engine], *, is_complete: bool) -> None:
@@ -187,6 +196,23 @@ class Predict:
                 f" got {got}"
             )
         return name
+
+    def throttle(self, plan: Plan, address: str) -> RateLimited | None:
+        """Why a request comes too soon after the client's others; None if it does not.
+
+        Args:
+            plan: What its head decided.
+            address: The client's, by which those without a key are told apart.
+        """
+        rates = self.rates
+        if rates is None:
+            return None
+        client = address if plan.key is None else f"key {plan.key}"
+        wait_s = rates.take(client, self.clock())
+        if not wait_s:
+            return None
+        most = self.limits.max_client_rate
+        return RateLimited(f"expected at most {most:g} requests a second", retry_after_s=wait_s)
 
     def unknown(self) -> HeadraceError:
         """Why a path leads to no model."""

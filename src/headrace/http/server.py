@@ -18,6 +18,7 @@ from .app import App
 from .connection import GRACE_S, Connection
 from .fastpath import FastConnection
 from .insides import FIRST_TESTED, FIRST_UNTESTED, is_tested
+from .refusals import Refusals
 from .sockets import has_unread
 
 _log = logging.getLogger("headrace.server")
@@ -34,7 +35,7 @@ def uvicorn_options(
     Args:
         limits: Of a request's head, and of waits; default `Limits()`.
         grace_s: How long an idle connection may still bring a request when the server drains.
-        max_connections: One more is answered 503, with a Retry-After; default any number.
+        max_connections: In place of the limits' own. One more is answered 503, with a Retry-After.
     """
     return _options(
         Connection.limited(limits or Limits(), grace_s=grace_s, max_connections=max_connections)
@@ -89,7 +90,7 @@ class HttpServer(UvicornServer):
         self._connection = (
             FastConnection.serving(app.predict, limits)
             if settings.fast_path
-            else Connection.limited(limits)
+            else Connection.limited(limits, refusals=Refusals.beside(app.predict))
         )
         super().__init__(
             uvicorn.Config(

@@ -157,6 +157,7 @@ class HttpCounts:
             without one.
         begun: Predict requests whose head was read.
         disconnects: Predict requests whose client went away before the answer.
+        refused: Connections that ended before a request was read, by the status of the answer.
         auth_failures: Requests without a key that is known, by what they brought.
         inflight_bytes: Of bodies that are read, wait or run, and of answers that wait for others.
     """
@@ -165,6 +166,7 @@ class HttpCounts:
         self.routes: dict[tuple[str, str | None], RouteCounts] = {}
         self.begun = 0
         self.disconnects = 0
+        self.refused: Counter[str] = Counter()
         self.auth_failures: Counter[str] = Counter()
         self.inflight_bytes = 0
 

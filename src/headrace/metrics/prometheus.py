@@ -55,6 +55,12 @@ METRICS = {
         ("client", "status"),
         "predict requests that were answered to clients with an API key, by its name",
     ),
+    "headrace_http_refused_total": Described(
+        "counter",
+        ("status",),
+        "what was refused before it was a request (no HTTP, a head too large or too slow, a"
+        " connection too many), by the status of the answer; closed is none",
+    ),
     "headrace_auth_failures_total": Described(
         "counter",
         ("reason",),
@@ -196,6 +202,10 @@ class HeadraceCollector(Collector):
         for (client, status), count in sorted(http.client_requests.items()):
             clients.add_metric([client, str(status)], count)
         yield clients
+        refused = _counter("headrace_http_refused_total")
+        for status_text, count in sorted(http.refused.items()):
+            refused.add_metric([status_text], count)
+        yield refused
         failures = _counter("headrace_auth_failures_total")
         for reason, count in sorted(http.auth_failures.items()):
             failures.add_metric([reason], count)

@@ -19,11 +19,12 @@ class House:
     Args:
         models: By their order.
         replicas: Of each model.
+        limits: Of requests.
     """
 
-    def __init__(self, *models: Model, replicas: int = 1) -> None:
+    def __init__(self, *models: Model, replicas: int = 1, limits: Limits | None = None) -> None:
         self.clock = ManualClock()
-        self.service = Service(limits=Limits(), clock=self.clock, version="0")
+        self.service = Service(limits=limits or Limits(), clock=self.clock, version="0")
         cards = [Replica(model).card for model in models]
         self.executors = [ScriptedExecutor(card, replicas=replicas) for card in cards]
         self.engines = [

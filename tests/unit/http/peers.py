@@ -17,6 +17,7 @@ from headrace.engine import Engine
 from headrace.http import App, Service
 from headrace.http.connection import Connection
 from headrace.http.fastpath import FastConnection
+from headrace.http.refusals import Refusals
 from headrace.replica import Replica
 from headrace.testing import ManualClock, ManualLoop, ScriptedExecutor
 
@@ -224,7 +225,12 @@ class Peers:
         protocol: type[Connection] = (
             FastConnection.serving(predict, limits, max_connections=most)
             if fast
-            else Connection.limited(limits, max_connections=most, clock=self.clock)
+            else Connection.limited(
+                limits,
+                max_connections=most,
+                refusals=Refusals.beside(predict),
+                clock=self.clock,
+            )
         )
         self.protocol = protocol
         self.config = uvicorn.Config(

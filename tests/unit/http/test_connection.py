@@ -124,7 +124,7 @@ def test_a_request_has_the_scope_that_asgi_says() -> None:
 def test_requests_are_answered_in_order_however_they_are_cut(size: int) -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
-        chunked = b"POST /read HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+        chunked = b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
         data = (
             get("/")
             + post(b"one", path="/read")
@@ -266,7 +266,9 @@ OFFER = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: 
 def test_an_offer_is_passed_over_and_its_request_served_with_its_body(
     size: int, is_fast: bool
 ) -> None:
-    chunked = f"POST /read HTTP/1.1\r\n{OFFER}transfer-encoding: chunked\r\n\r\n".encode()
+    chunked = (
+        f"POST /read HTTP/1.1\r\nhost: x\r\n{OFFER}transfer-encoding: chunked\r\n\r\n".encode()
+    )
 
     async def test() -> None:
         app = Application()
@@ -331,7 +333,7 @@ def test_a_tunnel_is_refused_and_what_it_carries_is_not_read() -> None:
     [
         (b"NONSENSE\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 400),
-        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
         (get("/", "x: " + "y" * 2000 + "\r\n"), 431),
         (get("/" + "y" * 2000), 431),
         (get("/", "".join(f"x{n}: 1\r\n" for n in range(5))), 431),
@@ -358,7 +360,7 @@ def test_what_cannot_be_served_is_answered_last(data: bytes, status: int, before
 def test_a_head_without_end_is_refused_though_no_part_of_it_is_whole(size: int) -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
-        peer.send(b"GET / HTTP/1.1\r\nx: ")
+        peer.send(b"GET / HTTP/1.1\r\nhost: x\r\nx: ")
         for _ in range(3000 // size + 1):
             peer.send(b"y" * size)
         assert peer.statuses == [431]
@@ -369,7 +371,9 @@ def test_a_head_without_end_is_refused_though_no_part_of_it_is_whole(size: int) 
 def test_trailers_count_to_the_head() -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
-        peer.send(b"POST /read HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        peer.send(
+            b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+        )
         peer.send(b"".join(b"x%d: 1\r\n" % n for n in range(500)))
         await peers.settle()
         assert peer.statuses == [431]
@@ -384,7 +388,7 @@ def test_a_body_that_is_malformed_ends_its_request(before: int) -> None:
         peer = peers.connect()
         if before:
             peer.send(get("/wait"))
-        peer.send(b"POST /read HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+        peer.send(b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
         await peers.settle()
         peer.send(b"NONSENSE\r\n")
         app.gate.set()
@@ -404,7 +408,9 @@ def test_a_body_that_is_malformed_ends_its_request(before: int) -> None:
 def test_a_body_that_is_malformed_is_not_answered_behind_or_within_an_answer(path: str) -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
-        peer.send(b"POST %b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode())
+        peer.send(
+            b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode()
+        )
         await peers.settle()
         peer.send(b"NONSENSE\r\n")
         app.gate.set()
@@ -512,7 +518,7 @@ LIMITS = Limits(
 )
 
 
-@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nx"])
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nhost: x\r\nx"])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_head_has_to_come_in_time_and_a_connection_may_be_idle_for_longer(
     sent: bytes, is_first: bool
@@ -870,11 +876,11 @@ def test_what_crosses_a_drain_is_answered_and_is_the_last() -> None:
 @pytest.mark.parametrize(
     ("sent", "then", "statuses"),
     [
-        (b"GET", b" / HTTP/1.1\r\n\r\n", [200]),
+        (b"GET", b" / HTTP/1.1\r\nhost: x\r\n\r\n", [200]),
         (post(b"abc", path="/read")[:-1], b"c", [200]),
         (get("/wait"), b"", [200]),
         (get("/wait") * 3, get("/"), [200, 200, 200]),
-        (get("/wait") + b"GET", b" / HTTP/1.1\r\n\r\n" + get("/"), [200, 200]),
+        (get("/wait") + b"GET", b" / HTTP/1.1\r\nhost: x\r\n\r\n" + get("/"), [200, 200]),
         (get("/half-wait"), b"", [200]),
         (get("/close"), b"", [200]),
     ],
@@ -917,7 +923,11 @@ def test_before_a_drain_each_answer_is_the_last_of_its_connection() -> None:
         peers.loop.advance(2 * GRACE_S)
         assert not any(peer.has_end for peer in (idle, busy, half, told, late))
         app.gate.set()
-        for peer, rest in ((idle, get("/")), (half, b" / HTTP/1.1\r\n\r\n"), (late, get("/"))):
+        for peer, rest in (
+            (idle, get("/")),
+            (half, b" / HTTP/1.1\r\nhost: x\r\n\r\n"),
+            (late, get("/")),
+        ):
             peer.send(rest)
         await peers.settle()
         for peer in (idle, busy, half, late):

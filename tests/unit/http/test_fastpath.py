@@ -131,7 +131,8 @@ def test_what_a_remembered_head_asks_for_is_kept_to(headers: str, kind: type[Exc
         post(b"[1]", "expect: 100-continue\r\n"),
         post(b"[1]", version="1.0"),
         post(b"{", "x-request-timeout: never\r\n"),
-        b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n[1]\r\n0\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"3\r\n[1]\r\n0\r\n\r\n",
         get("/predict"),
         b"\r\n\r\n" + post(b"[1]"),
         post(b"[1]") + post(b"[1]"),
@@ -343,7 +344,7 @@ def test_a_body_over_its_limit_is_refused_where_it_passes_it(is_chunked: bool) -
     with Peers(limits=Limits(max_json_bytes=10)) as peers:
         peer = peers.connect()
         if is_chunked:
-            peer.send(b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            peer.send(b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
             peer.send(b"a\r\n[123456789\r\n")
             assert peer.statuses == []
             peer.send(b"1\r\n]\r\n")
@@ -363,7 +364,10 @@ def test_a_refusal_waits_for_the_answers_before_it_and_ends_what_comes_behind() 
     with Peers(limits=Limits(max_json_bytes=10)) as peers:
         peer = peers.connect()
         peer.send(post(b"[1]"))
-        peer.send(post(b"[2]") + b"POST /predict HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        peer.send(
+            post(b"[2]")
+            + b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         for _ in range(4):
             peer.send(b"4\r\n[1]]\r\n")
         peer.send(b"0\r\n\r\n" + post(b"[4]"))
