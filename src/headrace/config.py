@@ -258,6 +258,13 @@ class ServerSettings(Settings):
         "the port to listen on; 0 takes a free one", 8000
     )
     uds: str | None = setting("a Unix socket's path to listen on, in place of host and port", None)
+    admin_port: Annotated[int, Meta(ge=0, le=65535)] | None = setting(
+        "a second port, for operators: the status page and the metrics are there alone, and no API"
+        " key is asked for; 0 takes a free one",
+        None,
+    )
+    admin_host: str = setting("the address to listen on with admin_port", "127.0.0.1")
+    admin_uds: str | None = setting("a Unix socket's path for operators, in place of that", None)
     tls_cert: str | None = setting("a file with the certificate to serve HTTPS with", None)
     tls_key: str | None = setting("a file with the certificate's key", None)
     fast_path: bool = setting(

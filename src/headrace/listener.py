@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
+import ipaddress
 import os
 import socket
 import ssl
@@ -74,6 +76,23 @@ def listening(settings: ServerSettings) -> Iterator[Listener]:
             listener.remove_file()
 
 
+@contextlib.contextmanager
+def admin_listening(settings: ServerSettings) -> Iterator[Listener | None]:
+    """As `listening`, where operators are answered; None if they have no address of their own.
+
+    Raises:
+        BindError: As `bind`.
+    """
+    if settings.admin_uds is None and settings.admin_port is None:
+        yield None
+        return
+    own = dataclasses.replace(
+        settings, host=settings.admin_host, port=settings.admin_port or 0, uds=settings.admin_uds
+    )
+    with listening(own) as listener:
+        yield listener
+
+
 def bind(settings: ServerSettings) -> Listener:
     """A socket that listens already, so that a second server on the address fails at once.
 
@@ -110,6 +129,13 @@ def bind_tcp(host: str, port: int) -> Listener:
             f"cannot listen on {where}: {os.strerror(error.errno or 0)}{hint}"
         ) from None
     return listener
+
+
+def is_beyond_loopback(listener: socket.socket) -> bool:
+    """Whether other machines may reach a listener."""
+    if listener.family == socket.AF_UNIX:
+        return False
+    return not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address_of(listener: socket.socket, *, is_tls: bool = False) -> str:

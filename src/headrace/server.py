@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import uvloop
@@ -27,7 +27,15 @@ from .config import ServerSettings
 from .credentials import read_keys
 from .errors import ConfigError
 from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
-from .listener import BindError, address_of, check_tls, listening, remover_of
+from .listener import (
+    BindError,
+    address_of,
+    admin_listening,
+    check_tls,
+    is_beyond_loopback,
+    listening,
+    remover_of,
+)
 from .version import __version__
 from .workers.heap import keep_freed_memory
 
@@ -59,6 +67,7 @@ class Server:
 
     Attributes:
         address: Where it listens, once it does.
+        admin_address: Where it answers operators; empty without an address of their own.
         is_stuck: Whether model code still ran when `run` came back: threads of it may keep the
             process from ending.
 
@@ -94,9 +103,9 @@ class Server:
         self._host = host or host_of(models, self.settings)
         self._run: _Run | None = None
         self._stop_wanted = False
-        self.address = ""
+        self.address = self.admin_address = ""
         self.is_stuck = False
-        self._remove_socket: Callable[[], None] = lambda: None
+        self._remove_sockets: list[Callable[[], None]] = []
 
     @property
     def _can_reload(self) -> bool:
@@ -124,16 +133,24 @@ class Server:
         """
         if workers.is_worker:
             raise ConfigError(UNGUARDED)
-        if listener is None:
-            try:
-                with listening(self.settings) as bound:
-                    return self.run(bound)
-            except BindError as error:
-                _log.error(error.message)
-                return EXIT_BIND
+        try:
+            with contextlib.ExitStack() as stack:
+                bound = listener or stack.enter_context(listening(self.settings))
+                admin = stack.enter_context(admin_listening(self.settings))
+                return self._run_on(bound, admin)
+        except BindError as error:
+            _log.error(error.message)
+            return EXIT_BIND
+
+    def _run_on(self, listener: socket.socket, admin: socket.socket | None) -> int:
         keep_freed_memory()
         self.address = address_of(listener, is_tls=self._is_tls)
-        self._remove_socket = remover_of(listener)
+        removers = [remover_of(listener)]
+        if admin is not None:
+            self.admin_address = address_of(admin)
+            removers.append(remover_of(admin))
+        self._warn_of_strangers(listener, admin)
+        self._remove_sockets = removers
         try:
             self._host.start()
         except BindError as error:
@@ -144,7 +161,20 @@ class Server:
             self._host.close()
             self._host.join(UNLOAD_TIMEOUT_S)
             return EXIT_NOT_READY
-        return uvloop.run(self._serve(listener))
+        return uvloop.run(self._serve(listener, admin))
+
+    def _warn_of_strangers(self, listener: socket.socket, admin: socket.socket | None) -> None:
+        """Say so where nobody is asked who they are, beyond this machine."""
+        if self._keys is None and is_beyond_loopback(listener):
+            _log.warning(
+                "whoever reaches this address may ask the models: there are no API keys",
+                extra={"address": self.address},
+            )
+        if admin is not None and is_beyond_loopback(admin):
+            _log.warning(
+                "whoever reaches this address sees the metrics and what is served",
+                extra={"address": self.admin_address},
+            )
 
     def scale(self, replicas: int) -> None:
         """Change the number of each model's replicas while they serve; from any thread.
@@ -174,8 +204,8 @@ class Server:
         if self._run is not None:
             self._run.stop_from_anywhere()
 
-    async def _serve(self, listener: socket.socket) -> int:
-        self._run = _Run(self, self._host, listener)
+    async def _serve(self, listener: socket.socket, admin: socket.socket | None) -> int:
+        self._run = _Run(self, self._host, listener, admin)
         if self._stop_wanted:
             self._run.stop_from_anywhere()
         try:
@@ -191,10 +221,16 @@ class Server:
 class _Run:
     """One run of a server on one event loop: startup, main loop, shutdown."""
 
-    def __init__(self, server: Server, host: Host, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        server: Server,
+        host: Host,
+        listener: socket.socket,
+        admin_listener: socket.socket | None,
+    ) -> None:
         # Only now: workers that were started import their own meanwhile.
         from .http import App, Service
-        from .http.server import HttpServer
+        from .http.server import AdminServer, HttpServer
 
         self.loop = asyncio.get_running_loop()
         self._server = server
@@ -211,7 +247,10 @@ class _Run:
         self._service.predict.take_keys(server._keys)
         self._service.collectors.append(host.metrics)
         self._service.refresh = host.refresh
-        self._http = HttpServer(App(self._service), self._settings)
+        has_admin = admin_listener is not None
+        self._http = HttpServer(App(self._service, has_admin=has_admin), self._settings)
+        self._admin = AdminServer(self._service, self._settings) if has_admin else None
+        self._admin_listener = admin_listener
         self._exit_code = EXIT_OK
         self._wrong: str | None = None
         self._was_ready = False
@@ -229,7 +268,8 @@ class _Run:
             stuck_timer = threading.Timer(start_timeout_s + STUCK_S, self._stuck_in_load)
             stuck_timer.daemon = True
             stuck_timer.start()
-            await self._http.serve(sockets=[self._listener])
+            async with self._answering_operators():
+                await self._http.serve(sockets=[self._listener])
             start_timer.cancel()
             stuck_timer.cancel()
             self._host.close()
@@ -239,6 +279,22 @@ class _Run:
         if self._wrong is not None:
             raise ConfigError(self._wrong)
         return self._exit_code
+
+    @contextlib.asynccontextmanager
+    async def _answering_operators(self) -> AsyncIterator[None]:
+        """Their server starts first and ends last: what a drain does, they can see."""
+        if self._admin is None or self._admin_listener is None:
+            yield
+            return
+        admin = self._admin
+        task = self.loop.create_task(admin.serve(sockets=[self._admin_listener]))
+        try:
+            yield
+        finally:
+            admin.should_exit = True
+            timer = self.loop.call_later(LAST_ANSWERS_S, setattr, admin, "force_exit", True)
+            await task
+            timer.cancel()
 
     # What the host tells
 
@@ -279,7 +335,8 @@ class _Run:
 
     def _exit_now(self, exit_code: int) -> None:
         """End the process, whatever its threads do."""
-        self._server._remove_socket()
+        for remove in self._server._remove_sockets:
+            remove()
         os._exit(exit_code)
 
     def _start_timeout(self) -> None:

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from headrace import ConfigError, ServerSettings
-from headrace.listener import BindError, address_of, bind, bind_tcp, bind_unix, check_tls, listening
+from headrace.listener import (
+    BindError,
+    address_of,
+    admin_listening,
+    bind,
+    bind_tcp,
+    bind_unix,
+    check_tls,
+    is_beyond_loopback,
+    listening,
+)
 
 
 @pytest.fixture
@@ -184,3 +194,33 @@ def test_a_unix_socket_that_admits_no_more_is_gone_for_others(path: Path) -> Non
         with bind_unix(str(path)):
             listener.remove_file()
             assert path.exists(), "the next server's, whatever its number"
+
+
+def test_only_this_machine_reaches_a_server_that_says_nothing_else() -> None:
+    with listening(ServerSettings(port=0)) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+        assert not is_beyond_loopback(listener)
+
+
+@pytest.mark.parametrize(
+    ("host", "beyond"),
+    [("127.0.0.1", False), ("127.8.8.8", False), ("localhost", False), ("0.0.0.0", True)],
+)
+def test_whether_others_may_reach_an_address(host: str, beyond: bool) -> None:
+    with bind(ServerSettings(host=host, port=0)) as listener:
+        assert is_beyond_loopback(listener) is beyond
+
+
+def test_nobody_reaches_a_unix_socket_from_beyond(path: Path) -> None:
+    with listening(unix(path)) as listener:
+        assert not is_beyond_loopback(listener)
+
+
+def test_operators_have_an_address_of_their_own_only_if_one_is_set(path: Path) -> None:
+    with admin_listening(ServerSettings(port=0)) as none:
+        assert none is None
+    with admin_listening(ServerSettings(host="0.0.0.0", admin_port=0)) as listener:
+        assert listener is not None and not is_beyond_loopback(listener)
+    with admin_listening(ServerSettings(admin_uds=str(path))) as listener:
+        assert listener is not None and path.is_socket()
+    assert not path.exists()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Model, Server, ServerSettings, workers
+from headrace import Auth, ConfigError, Model, Server, ServerSettings, workers
 from headrace.server import UNGUARDED
 
 WAIT_S = 30.0
@@ -91,3 +91,27 @@ def test_only_worker_processes_can_be_more_or_fewer() -> None:
     with pytest.raises(ConfigError, match="only worker processes"):
         Server(Echo, ServerSettings(executor="thread")).scale(2)
     Server("nowhere:Echo", ServerSettings()).scale(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, []),
+        ({"host": "0.0.0.0"}, ["whoever reaches this address may ask the models"]),
+        ({"host": "0.0.0.0", "auth": Auth(keys=("a:correct-horse-battery",))}, []),
+        (
+            {"admin_port": 0, "admin_host": "0.0.0.0"},
+            ["whoever reaches this address sees the metrics"],
+        ),
+    ],
+)
+def test_a_server_that_strangers_can_reach_says_so(
+    settings: dict[str, Any], told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server([Echo], ServerSettings(executor="thread", port=0, **settings))
+    server.stop()
+    assert server.run() == 0
+    records = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.startswith(text) for record, text in zip(records, told, strict=True)] == [
+        True
+    ] * len(told)

@@ -107,6 +107,7 @@ def _tell(server: Server) -> None:
         lines.append(
             f"  {card.name}: POST /models/{card.name}/predict, {where}, batches of {batch}"
         )
-    lines.append(f"  API pages: {address}/docs   metrics: {address}/metrics   stop: ^C")
+    metrics = f"{server.admin_address or address}/metrics"
+    lines.append(f"  API pages: {address}/docs   metrics: {metrics}   stop: ^C")
     # Whether or not somebody reads it, serving goes on.
     Outlet(1).write("\n".join(lines) + "\n")

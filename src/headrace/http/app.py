@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import falcon
@@ -24,16 +25,21 @@ from .service import Service
 _log = logging.getLogger(__name__)
 
 
+OPERATORS_PATHS = frozenset(("/", "/metrics", "/models/{name}"))
+"""Pages that are at the operators' own address alone, where there is one."""
+
+
 class App:
-    """All that a server answers over HTTP.
+    """All that a server answers over HTTP to its clients.
 
     Args:
         service: What it serves.
+        has_admin: Whether operators have an address of their own.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, has_admin: bool = False) -> None:
         self.predict = service.predict
-        self._pages = pages(service)
+        self._pages = pages(service, left_out=OPERATORS_PATHS if has_admin else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -44,9 +50,17 @@ class App:
         await self._pages(scope, receive, send)
 
 
-def pages(service: Service) -> falcon.asgi.App[Any, Any]:
-    """The application of everything but predictions."""
-    middleware: Any = [_RequestIds(), _Locks(service)]
+def pages(
+    service: Service, *, left_out: Collection[str] = (), is_locked: bool = True
+) -> falcon.asgi.App[Any, Any]:
+    """The application of everything but predictions.
+
+    Args:
+        service: Of which they tell.
+        left_out: Paths of pages that are not served.
+        is_locked: Whether they ask for an API key where there are any.
+    """
+    middleware: Any = [_RequestIds(), *([_Locks(service)] if is_locked else ())]
     app = falcon.asgi.App(middleware=middleware)
     routes = _Pages(service)
     for path, suffix in (
@@ -60,6 +74,8 @@ def pages(service: Service) -> falcon.asgi.App[Any, Any]:
         ("/redoc", "redoc"),
         ("/models/{name}", "model"),
     ):
+        if path in left_out:
+            continue
         setattr(routes, f"on_head_{suffix}", getattr(routes, f"on_get_{suffix}"))
         app.add_route(path, routes, suffix=suffix)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)

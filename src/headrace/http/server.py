@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import uvicorn
 
 from ..config import Limits, ServerSettings
 from ..listener import BACKLOG, Listener
-from .app import App
+from .app import App, pages
 from .connection import GRACE_S, Connection
 from .fastpath import FastConnection
 from .insides import FIRST_TESTED, FIRST_UNTESTED, is_tested
 from .refusals import Refusals
+from .service import Service
 from .sockets import has_unread
 
 _log = logging.getLogger("headrace.server")
@@ -77,8 +80,55 @@ class UvicornServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class HttpServer(UvicornServer):
-    """The server of `headrace serve`, whose signals are left to us.
+_FIXED: Mapping[str, Any] = MappingProxyType(
+    {
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "backlog": BACKLOG,
+    }
+)
+
+
+def _timeouts(settings: ServerSettings) -> dict[str, Any]:
+    return {
+        # Only our own connections read it, and take any number.
+        "timeout_keep_alive": settings.limits.keep_alive_s,
+        # Answers come first: at drain_timeout_s the engines give up what is left.
+        "timeout_graceful_shutdown": math.ceil(settings.drain_timeout_s + 1.0),
+    }
+
+
+class _Quiet(UvicornServer):
+    """A server whose signals are left to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone: the server's life cycle is ours."""
+        yield
+
+
+class AdminServer(_Quiet):
+    """What answers operators at an address of their own, where no limit of connections holds.
+
+    Args:
+        service: Of which it tells.
+        settings: Timeouts.
+    """
+
+    def __init__(self, service: Service, settings: ServerSettings) -> None:
+        limits = dataclasses.replace(
+            settings.limits, max_connections=0, max_connections_per_client=0
+        )
+        connection = Connection.limited(limits, refusals=Refusals.beside(service.predict))
+        app = pages(service, is_locked=False)
+        options = _options(connection)
+        super().__init__(uvicorn.Config(app, **options, **_FIXED, **_timeouts(settings)))
+
+
+class HttpServer(_Quiet):
+    """The server of `headrace serve`.
 
     Args:
         app: What to serve.
@@ -98,15 +148,8 @@ class HttpServer(UvicornServer):
                 **_options(self._connection),
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                # Only our own connections read it, and take any number.
-                timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type]
-                # Answers come first: at drain_timeout_s the engines give up what is left.
-                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s + 1.0),
+                **_FIXED,
+                **_timeouts(settings),
             )
         )
 
@@ -120,8 +163,3 @@ class HttpServer(UvicornServer):
         for connection in self.server_state.connections:
             if isinstance(connection, Connection):
                 connection.finish()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone: the server's life cycle is ours."""
-        yield
