@@ -12,6 +12,8 @@ import msgspec
 from .clock import Instant
 from .outlet import Outlet, fill_closed
 
+STDERR = 2
+
 MAX_PER_SECOND = 10
 """Records of failed requests that are written in a second for one reason."""
 
@@ -153,10 +155,11 @@ def _is_terminal() -> bool:
 def _handler() -> logging.Handler:
     stream = sys.stderr
     try:
-        fd = 2 if stream is None else stream.fileno()
-    except (OSError, ValueError):  # a program has put something else in its place
-        return logging.StreamHandler(stream)
-    return OutletHandler(Outlet(fd))
+        fd = STDERR if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        fd = -1
+    # Another number may be closed by who has put it in its place, and be a socket's next.
+    return OutletHandler(Outlet(fd)) if fd == STDERR else logging.StreamHandler(stream)
 
 
 class RateLimit:

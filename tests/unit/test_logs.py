@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -111,12 +113,26 @@ def test_records_go_to_standard_error_in_the_form_asked_for(
     assert "seen" in line
 
 
+@contextmanager
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """Standard error is a pipe; its other end."""
+    kept = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    try:
+        with open(reading, "rb", buffering=0) as reader, open(2, "w", closefd=False) as stream:
+            monkeypatch.setattr(sys, "stderr", stream)
+            yield reader
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def test_a_log_that_nobody_reads_loses_records_and_says_so_when_it_is_read(
     root: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, writing = os.pipe()
-    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
-        monkeypatch.setattr(sys, "stderr", stream)
+    with unread(monkeypatch) as reader:
         configure("info", "json")
         while not lost_records():
             logging.getLogger("headrace.x").warning("x" * 1000)
@@ -126,11 +142,26 @@ def test_a_log_that_nobody_reads_loses_records_and_says_so_when_it_is_read(
         logging.getLogger("headrace.x").warning("seen")
         logging.getLogger("headrace.x").warning("the last")
         lines = [json.loads(line) for line in reader.read(1 << 16).splitlines()]
-        told = [(line["message"], line.get("lost")) for line in lines]
-        lost = ("records were lost: nobody has read the log", 2)
-        assert told == [lost, ("seen", None), ("the last", None)]
         logging.getLogger().handlers[0].close()
         root.handlers.clear()
+    told = [(line["message"], line.get("lost")) for line in lines]
+    lost = ("records were lost: nobody has read the log", 2)
+    assert told == [lost, ("seen", None), ("the last", None)]
+
+
+def test_a_stream_in_its_place_is_not_known_by_a_number_that_may_become_anothers(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open(tmp_path / "log", "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure("info", "json")
+        number = stream.fileno()
+    reading, writing = os.pipe()
+    assert number in (reading, writing)
+    logging.getLogger("headrace.x").warning("lost")
+    os.close(writing)
+    with open(reading, "rb") as reader:
+        assert reader.read() == b""
 
 
 def test_a_program_without_standard_error_logs_nowhere(
