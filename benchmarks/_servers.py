@@ -22,6 +22,8 @@ from _wrk import program
 
 PEERS = ROOT / "benchmarks" / "peers"
 START_S = 120.0
+TIMEOUT = "BENCH_TIMEOUT_S"
+"""The variable that tells the peers that can be told when an answer is too late; default 60."""
 JSON, BYTES = "application/json", "application/octet-stream"
 
 
@@ -201,7 +203,8 @@ def mosec(wait_ms: int, workers: int = 1) -> Server:
     def command(task: Task, place: Place) -> Command:
         program = [str(python_of("mosec")), str(PEERS / "serve_mosec.py")]
         options = ["--address", "127.0.0.1", "--port", str(place.port), "--log-level", "error"]
-        options += ["--path", str(place.folder / "mosec"), "--timeout", "60000"]
+        timeout_ms = 1000 * float(task.env.get(TIMEOUT, "60"))
+        options += ["--path", str(place.folder / "mosec"), "--timeout", f"{timeout_ms:.0f}"]
         if wait_ms == 0:
             options += ["--wait", "0"]  # else a window of 0 means the default of 10 ms
         return [*program, *options], _order(task, place, wait_ms, workers)

@@ -11,6 +11,7 @@ PORT = int(os.environ["BENCH_PORT"])
 BATCH = int(os.environ["BENCH_BATCH"])
 WORKERS = int(os.environ["BENCH_WORKERS"])
 WAIT_MS = int(os.environ["BENCH_WAIT_MS"])
+TIMEOUT_S = float(os.environ.get("BENCH_TIMEOUT_S", "60"))
 TAKES_BYTES = os.environ["BENCH_TAKES"] == "bytes"
 GIVES_BYTES = os.environ["BENCH_GIVES"] == "bytes"
 

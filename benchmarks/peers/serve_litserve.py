@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 
 import litserve
-from _order import BATCH, PORT, TAKES_BYTES, WAIT_MS, Pipeline
+from _order import BATCH, PORT, TAKES_BYTES, TIMEOUT_S, WAIT_MS, Pipeline
 
 
 class Served(litserve.LitAPI):
@@ -34,7 +34,7 @@ class Served(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Served(max_batch_size=BATCH, batch_timeout=WAIT_MS / 1000)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=TIMEOUT_S)
     server.run(
         host="127.0.0.1",
         port=PORT,

@@ -248,7 +248,12 @@ def refused_since(now: Told, before: Told) -> Counter[str]:
     return refused
 
 
-_GAUGES = ("headrace_queue_items", "headrace_queue_bytes", "headrace_running_items")
+_GAUGES = (
+    "headrace_queue_items",
+    "headrace_queue_bytes",
+    "headrace_running_items",
+    "headrace_http_inflight_bytes",
+)
 
 
 class Canary:

@@ -208,6 +208,30 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "life.is_worn(self._launch.settings) and not life.seat.successor",
         ),
     ),
+    "who would be late is refused": (
+        Defence(
+            "headrace.batching.policy",
+            "    admission: bool = True\n",
+            "    admission: bool = False\n",
+        ),
+    ),
+    "who is refused is told": (
+        Defence(
+            "headrace.engine",
+            "            self._tell(sink, item.place, Failure.of(error))\n",
+            "            pass\n",
+        ),
+    ),
+    "what leaves the queue gives its room back": (
+        Defence("headrace.batching.queue", "        self.count -= count\n", "        pass\n"),
+    ),
+    "a replica on the loop runs one batch a turn": (
+        Defence(
+            "headrace.executors.inline",
+            "        if self._at_hand:\n",
+            "        while self._at_hand:\n",
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 

@@ -20,7 +20,7 @@ from .admission import Admission
 from .blame import Blame
 from .fleet import Fleet, Replica
 from .item import CANCELLED, DONE, EXPIRED, FAILED, QUEUED, RUNNING, Batch, Cut, Item, State
-from .policy import Policy, Rules
+from .policy import DEFAULT_ITEM_S, Policy, Rules
 from .queue import LEAST_RETRY_S, Bucket, Deadlines, Queue
 
 
@@ -256,7 +256,10 @@ class Batcher:
                 item.batch = None
         is_usual = not batch.isolated and batch.cut is not Cut.SUSPECT
         if batch.started_at is not None and is_usual and answered:
+            was_guess = not self._policy.is_measured
             self._policy.measured(now - batch.started_at, batch.count)
+            if was_guess:
+                self.queue.rescale(self._policy.item_s / DEFAULT_ITEM_S)
             if batch.leaves_others or batch.count > self._admission.batch_items:
                 self._admission.measured(batch.count)
         self._free_slot(now, batch, sent=answered)

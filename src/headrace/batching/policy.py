@@ -57,6 +57,11 @@ class Policy:
         self.item_s = DEFAULT_ITEM_S
         self.lowest_batch_s = 0.0
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether any batch was."""
+        return bool(self._recent)
+
     def was_busy(self, now: Instant) -> bool:
         """Whether the server has not been idle for a batch time."""
         return self._idle_since is None or now - self._idle_since < self.batch_s

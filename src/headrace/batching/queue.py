@@ -168,6 +168,24 @@ class Queue:
                 admitted.append(item)
         return admitted, refused
 
+    def rescale(self, factor: float) -> None:
+        """The time between two items is so many times what it was taken for, before any was known.
+
+        What waits was pushed back by that, and nothing else: else one client's backlog at a
+        server's start would count as if it had been worked off by now.
+        """
+        for backlog in self._clients.values():
+            backlog.start = -NEVER
+        for bucket in self.buckets.values():
+            for item in bucket.items:
+                if item.client is not None:
+                    head_start = item.priority * self._priority_step_s
+                    start = item.arrived + factor * (item.rank + head_start - item.arrived)
+                    item.rank = start - head_start
+                    backlog = self._clients[item.client]
+                    backlog.start = max(backlog.start, start)
+            bucket.items.sort()
+
     def ahead(self, item: Item, now: Instant, *, item_s: float) -> int:
         """How many items go before this one, if it is admitted now.
 

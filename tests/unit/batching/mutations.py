@@ -477,6 +477,24 @@ MUTATIONS = [
         "return max(self.back_at - now, 0.0)",
         "return 0.0",
     ),
+    Mutation(
+        "what was pushed back by a guess stays so",
+        "batcher",
+        "                self.queue.rescale(self._policy.item_s / DEFAULT_ITEM_S)\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "a client's next item goes before those that were pushed back anew",
+        "queue",
+        "                    backlog.start = max(backlog.start, start)\n",
+        "",
+    ),
+    Mutation(
+        "what is pushed back anew keeps its place",
+        "queue",
+        "            bucket.items.sort()\n",
+        "",
+    ),
     # Who would be late
     Mutation(
         "whoever comes is let wait in vain",

@@ -291,3 +291,23 @@ def test_a_server_of_which_one_replica_works_is_not_idle() -> None:
     driver.pass_time(0.050)
     driver.submit(Item(deadline=driver.now + 0.001))
     assert ends(driver.tick()) == {4: "deadline_exceeded"}
+
+
+def test_a_backlog_from_before_anything_was_measured_counts_by_what_is_measured_then() -> None:
+    driver = Driver()
+    many = driver.several(40, client="many", priority=1)
+    plain = driver.several(2)
+    first, second = driver.runs()
+    driver.finish(first, seconds=4.0)  # an item takes 1 s, not 1 ms
+    (one,) = driver.submit(Item(client="one"))
+    (last,) = driver.submit(Item(client="many", priority=1))
+    (third,) = driver.runs()
+    assert third.items == [*plain, one, many[8]]
+    order = []
+    for batch in (second, third):
+        driver.finish(batch, seconds=4.0)
+    while batches := driver.runs():
+        for batch in batches:
+            order += batch.items
+            driver.finish(batch, seconds=4.0)
+    assert order == [*many[9:], last]

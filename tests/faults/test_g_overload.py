@@ -1,0 +1,298 @@
+"""Overload: what can be answered in time is, and who goes without learns it at once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace import LoadResult, LoadSettings, run_load_test
+from tests.e2e.conftest import Served, eventually, starter
+from tests.faults.conftest import HTTP_MODELS, MIB, seconds
+from tests.faults.contract import LATE_S, Client, Contract, by, message
+from tests.faults.defences import without
+from tests.faults.report import repeated
+from tests.faults.watch import rss_bytes
+
+pytestmark = pytest.mark.slow
+
+MODELS = Path(__file__).with_name("overload_models.py")
+CANARY, TYPED, HELD = (f"{HTTP_MODELS}:{name}" for name in ("Canary", "Typed", "Held"))
+BATCH_ITEMS, PER_SECOND = 8, 100.0
+DEADLINE_S = 1.0
+LOAD = 10.0
+WARM_S = 1.5
+"""Until the queue is as long as it will be."""
+SOON_S = 0.01
+BUDGET = 16 * MIB
+
+
+@contextmanager
+def served(way: str, *names: str, env: Any = None, **settings: Any) -> Iterator[Served]:
+    servers: list[Served] = []
+    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+        try:
+            start = starter(Path(folder), servers, MODELS)
+            yield start(*names, CANARY, env=env, **settings | by(way))
+            servers[0].terminate()
+            assert servers[0].exit_code() == 0
+        finally:
+            for each in servers:
+                each.stop()
+
+
+@contextmanager
+def contracted(way: str, *names: str, **settings: Any) -> Iterator[Contract]:
+    with served(way, *names, **settings) as server:
+        contract = Contract(server, way)
+        try:
+            yield contract
+        except BaseException:
+            with suppress(AssertionError):
+                contract.close()
+            raise
+        contract.close()
+
+
+# Ten times the capacity
+
+
+def flood(server: Served, for_s: float) -> LoadResult:
+    """Ask ten times what the model can do, open loop."""
+    rate = LOAD * PER_SECOND
+    settings = LoadSettings(
+        requests_per_second=rate,
+        poisson_seed=1,
+        max_connections=500,
+        timeout_s=60.0,
+        headers={"X-Request-Timeout": f"{DEADLINE_S:g}"},
+    )
+    bodies = [b"%d" % n for n in range(int(rate * for_s))]
+    return run_load_test(f"{server.address}/models/slow/predict", bodies, settings, progress=False)
+
+
+def batch_s(server: Served) -> tuple[float, float]:
+    """What the model's batches took, added up, and how many there were."""
+    name = "headrace_batch_seconds"
+    return server.metric(f"{name}_sum", model="slow"), server.metric(f"{name}_count", model="slow")
+
+
+def check_overload(server: Served, for_s: float) -> LoadResult:
+    """What the row promises, but for memory."""
+    before_s, before = batch_s(server)
+    found = flood(server, for_s)
+    after_s, after = batch_s(server)
+    # By what its batches took here, which on a busy machine is more than they sleep.
+    capacity = BATCH_ITEMS * (after - before) / (after_s - before_s)
+    good, refused = 0, []
+    for n, (planned, ended) in enumerate(zip(found.planned_s, found.ended_s, strict=True)):
+        answer = found[n]
+        if planned < WARM_S:
+            continue
+        if answer.status == 200:
+            assert json.loads(answer.body) == n
+            good += ended - planned <= DEADLINE_S + LATE_S
+        else:
+            code = json.loads(answer.body)["code"]
+            assert (answer.status, code) in ((503, "overloaded"), (504, "deadline_exceeded"))
+            refused.append(ended - planned)
+    span_s = found.planned_s[-1] - WARM_S
+    assert good / span_s >= 0.9 * capacity, (good / span_s, capacity)
+    assert sorted(refused)[len(refused) // 2] <= SOON_S + LATE_S / 10
+    assert sorted(refused)[int(0.99 * len(refused))] <= SOON_S + LATE_S
+    return found
+
+
+@pytest.mark.row("G1")
+def test_ten_times_the_capacity_is_answered_as_far_as_it_goes(way: str) -> None:
+    with contracted(way, "Slow") as contract, contract.watch() as client:
+        server = contract.server
+        for_s = WARM_S + seconds(2.5)
+        account(client, flood(server, WARM_S))
+        memory = rss_bytes(server)
+        account(client, check_overload(server, for_s))
+        assert rss_bytes(server) - memory <= 8 * MIB
+        head = message("/models/slow/predict", b"1", "x-request-timeout: 0.01\r\n")
+        again_after_s = retry_after(client, head)
+        assert again_after_s is None or again_after_s >= 1
+
+
+def retry_after(client: Client, request: bytes) -> int | None:
+    """What a refusal says, where it is one: the server may have worked everything off by then."""
+    wire = client.wire()
+    wire.send(request)
+    found = wire.answer().headers.get("retry-after")
+    return None if found is None else int(found)
+
+
+def account(client: Client, found: LoadResult) -> None:
+    """Put a load test into a row's log."""
+    repeated(len(found))
+    for answer in found:
+        client.statuses[answer.status] += 1
+        if answer.status >= 400:
+            client.codes[json.loads(answer.body)["code"]] += 1
+    client.abandon(0, len(found.errors))  # their records have ids that we do not know
+
+
+@pytest.mark.counter("G1")
+def test_without_an_estimate_of_the_wait_nearly_nothing_is_in_time() -> None:
+    env = without("who would be late is refused")
+    with served("fast", "Slow", env=env) as server:
+        with pytest.raises(AssertionError):
+            check_overload(server, WARM_S + 2.0)
+
+
+# Five thousand at once
+
+CONNECTIONS, EACH = 500, 10
+
+
+def ask_at_once(client: Client, timeout_s: float | None = None) -> None:
+    """Send ten requests on each of 500 connections, and read an answer to each."""
+    wires = [client.wire() for _ in range(CONNECTIONS)]
+    ten = b"".join(message("/models/flooded/predict", str(n)) for n in range(EACH))
+    for wire in wires:
+        wire.send(ten)
+    for wire in wires:
+        if timeout_s is not None:
+            wire.socket.settimeout(timeout_s)
+        for n in range(EACH):
+            answer = wire.answer()
+            assert answer.status == 503 or (answer.status, answer.json()) == (200, n)
+
+
+@pytest.mark.row("G2")
+def test_five_thousand_at_once_are_each_answered(way: str) -> None:
+    with contracted(way, "Flooded") as contract, contract.watch() as client:
+        ask_at_once(client)
+        assert client.statuses[200] >= 1000
+        # Their records name ids that only the answers had: those are known.
+        repeated(CONNECTIONS * EACH)
+
+
+@pytest.mark.counter("G2")
+def test_if_nobody_tells_the_refused_they_wait_for_ever() -> None:
+    env = without("who is refused is told")
+    with served("fast", "Flooded", env=env, limits__max_queue_items=64) as server:
+        with Client(server) as client, pytest.raises(TimeoutError):
+            ask_at_once(client, timeout_s=3.0)
+
+
+# A full queue that empties
+
+QUEUE_ITEMS = 8
+
+
+def fill_and_empty(client: Client, gate: str, answer_s: float = 10.0) -> None:
+    """Fill the queue behind a batch that waits for a gate, open that, and be taken at once."""
+    server = client.server
+    held = client.wire()
+    held.send(message("/models/typed/predict", json.dumps({"n": 1, "wait": gate})))
+    eventually(lambda: queued(server) == (0, 1), "it to run")
+    others = [client.wire() for _ in range(4 + QUEUE_ITEMS)]
+    for wire in others[:4]:
+        wire.send(message("/models/typed/predict", '{"n":2}'))
+    eventually(lambda: queued(server) == (0, 5), "a full batch to be at hand")
+    for wire in others[4:]:
+        wire.send(message("/models/typed/predict", '{"n":2}'))
+    eventually(lambda: queued(server) == (QUEUE_ITEMS, 5), "the queue to be full")
+    refused = client.ask("/models/typed/predict", '{"n":3}')
+    assert (refused.status, refused.code) == (503, "queue_full")
+    assert int(refused.headers["retry-after"]) >= 1
+    server.set(gate)
+    assert held.answer().status == 200
+    for wire in others[:4]:
+        wire.socket.settimeout(answer_s)
+        assert wire.answer().status == 200
+    began = time.monotonic()  # now there is room
+    assert client.ask("/models/typed/predict", '{"n":4}').status == 200
+    assert time.monotonic() - began <= SOON_S + LATE_S
+    for wire in others[4:]:
+        assert wire.answer().status == 200
+
+
+def queued(server: Served) -> tuple[float, float]:
+    names = ("headrace_queue_items", "headrace_running_items")
+    waiting, running = (server.metric(name, model="typed") for name in names)
+    return waiting, running
+
+
+@pytest.mark.row("G5")
+def test_a_full_queue_that_empties_takes_again_at_once(way: str) -> None:
+    gates = iter(map("gate-{}".format, range(10**6)))
+    with contracted(way, TYPED, limits__max_queue_items=QUEUE_ITEMS) as contract:
+        contract.hold(lambda client: fill_and_empty(client, next(gates)), rounds=4, reaches=14)
+
+
+@pytest.mark.counter("G5")
+def test_room_that_is_not_given_back_is_noticed() -> None:
+    env = without("what leaves the queue gives its room back")
+    with served("fast", TYPED, env=env, limits__max_queue_items=QUEUE_ITEMS) as server:
+        with Client(server) as client, pytest.raises(AssertionError):
+            fill_and_empty(client, "gate")
+
+
+# Many large bodies at once
+
+CLIENTS, BODY = 200, MIB
+
+
+def send_large(client: Client) -> float:
+    """Send 200 bodies of a MiB to a model that does not answer yet; by how much memory grew."""
+    server = client.server
+    body = b" " * BODY
+    wires = [client.wire() for _ in range(CLIENTS)]
+    memory = most = rss_bytes(server)
+    refused = 0
+    for wire in wires:
+        with suppress(ConnectionError):  # it does not read what it refuses
+            wire.send(message("/models/held/predict", body))
+        most = max(most, rss_bytes(server))
+    server.set("size")
+    for wire in wires:
+        try:
+            answer = wire.answer()
+        except ConnectionError:
+            client.abandon(1)  # what was not read it may throw away, with the answer
+            refused += 1
+            continue
+        if answer.status == 503:
+            assert answer.code == "queue_full"
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["connection"] == "close"
+            refused += 1
+        else:
+            assert (answer.status, answer.json()) == (200, BODY)
+    assert refused <= CLIENTS - BUDGET // BODY + 1
+    (server.folder / "size").unlink()
+    return most - memory
+
+
+LARGE = {
+    "limits__max_body_bytes": BODY,
+    "limits__max_queue_bytes": 1 << 40,
+    "workers__shared_memory_bytes": 0,
+}
+
+
+@pytest.mark.row("C6")
+def test_two_hundred_large_bodies_at_once_find_a_budget(way: str) -> None:
+    with contracted(way, HELD, **LARGE, limits__max_inflight_bytes=BUDGET) as contract:
+        with contract.watch() as client:
+            assert send_large(client) <= 4 * BUDGET
+            assert client.statuses[503] > 0
+        assert contract.server.metric("headrace_http_inflight_bytes") == 0
+
+
+@pytest.mark.counter("C6")
+def test_without_a_budget_all_of_them_are_held() -> None:
+    with served("fast", HELD, **LARGE, limits__max_inflight_bytes=1 << 40) as server:
+        with Client(server) as client:
+            assert send_large(client) > 4 * BUDGET
