@@ -232,6 +232,41 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "        while self._at_hand:\n",
         ),
     ),
+    "probes are answered beyond the limit of connections": (
+        Defence(
+            "headrace.http.connection",
+            "            if self._url not in PROBES:",
+            "            if True:",
+        ),
+    ),
+    "a server waits until something happens": (
+        Defence(
+            "headrace.http.connection",
+            "        if self.most is not None:\n            self._take_place(*self.most)\n",
+            "        self._spin()\n\n"
+            "    def _spin(self) -> None:\n"
+            "        if len(self.state.connections) > 5:\n"
+            "            self._loop.call_soon(self._spin)\n"
+            "        sweep = self.sweep\n",
+        ),
+    ),
+    "an error about keys does not repeat them": (
+        Defence(
+            "headrace.auth",
+            'f"{where}: expected a secret of at least {MIN_SECRET_CHARS} visible ASCII characters"',
+            'f"{where}: {secret} is too short"',
+        ),
+    ),
+    "workers do not inherit the keys": (
+        Defence("headrace.cli.serve", 'os.environ.pop(env_name("auth.keys"), None)', "pass"),
+    ),
+    "a refusal does not repeat the key": (
+        Defence(
+            "headrace.http.predict",
+            '"one that is not known here"',
+            'f"{secret}, which is not known here"',
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 
