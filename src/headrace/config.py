@@ -267,6 +267,16 @@ class ServerSettings(Settings):
     admin_uds: str | None = setting("a Unix socket's path for operators, in place of that", None)
     tls_cert: str | None = setting("a file with the certificate to serve HTTPS with", None)
     tls_key: str | None = setting("a file with the certificate's key", None)
+    tls_key_password_file: str | None = setting("a file with that key's password", None)
+    tls_min_version: Literal["1.2", "1.3"] = setting("the oldest TLS that is spoken", "1.2")
+    tls_ciphers: str | None = setting(
+        "the ciphers of TLS 1.2, as OpenSSL writes them; by default its own choice", None
+    )
+    tls_client_ca: str | None = setting(
+        "a file with certificates of authorities: each client must show a certificate by one of"
+        " them",
+        None,
+    )
     fast_path: bool = setting(
         "whether predict requests go from the parser to the engine directly; false sends them"
         " through the ASGI application, as all others",

@@ -9,7 +9,6 @@ import errno
 import ipaddress
 import os
 import socket
-import ssl
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ServerSettings
-from .errors import ConfigError, HeadraceError
+from .errors import HeadraceError
 
 BACKLOG = 2048
 """Connections that the system holds until they are accepted."""
@@ -145,39 +144,6 @@ def address_of(listener: socket.socket, *, is_tls: bool = False) -> str:
         return f"unix:{name}"
     host = f"[{name[0]}]" if listener.family == socket.AF_INET6 else name[0]
     return f"{'https' if is_tls else 'http'}://{host}:{name[1]}"
-
-
-def check_tls(settings: ServerSettings) -> bool:
-    """Whether HTTPS is to be served; the certificate is one, and the key its own.
-
-    Raises:
-        ConfigError: One is missing, cannot be read, or is not what it should be.
-    """
-    cert, key = settings.tls_cert, settings.tls_key
-    if cert is None and key is None:
-        return False
-    if cert is None or key is None:
-        given = "tls_key" if cert is None else "tls_cert"
-        raise ConfigError(f"tls_cert, tls_key: expected both or neither, got {given} alone")
-    for name, file in (("tls_cert", cert), ("tls_key", key)):
-        try:
-            Path(file).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "no such file"
-            raise ConfigError(f"{name}: {file}: {reason}") from None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_verify_locations(cert)
-    except ssl.SSLError:
-        raise ConfigError(f"tls_cert: expected a certificate in PEM, got {cert}") from None
-    try:
-        # Without a password the library would ask for one on the terminal.
-        context.load_cert_chain(cert, key, password="")
-    except ssl.SSLError as error:
-        expected = "the certificate's own key, in PEM and without a password"
-        reason = error.reason or "no such key"
-        raise ConfigError(f"tls_key: expected {expected}, got {key}: {reason}") from None
-    return True
 
 
 def remover_of(listener: socket.socket) -> Callable[[], None]:

@@ -31,11 +31,11 @@ from .listener import (
     BindError,
     address_of,
     admin_listening,
-    check_tls,
     is_beyond_loopback,
     listening,
     remover_of,
 )
+from .tls import renew, tls_context
 from .version import __version__
 from .workers.heap import keep_freed_memory
 
@@ -97,7 +97,7 @@ class Server:
         host: Host | None = None,
     ) -> None:
         self.settings = settings or ServerSettings()
-        self._is_tls = check_tls(self.settings)
+        self._tls = tls_context(self.settings)
         self._keys = read_keys(self.settings.auth)
         self._on_ready = on_ready
         self._host = host or host_of(models, self.settings)
@@ -110,7 +110,7 @@ class Server:
     @property
     def _can_reload(self) -> bool:
         """Whether there is a file that may change while it serves."""
-        return self.settings.auth.keys_file is not None
+        return self._tls is not None or self.settings.auth.keys_file is not None
 
     @property
     def cards(self) -> list[ModelCard]:
@@ -144,7 +144,7 @@ class Server:
 
     def _run_on(self, listener: socket.socket, admin: socket.socket | None) -> int:
         keep_freed_memory()
-        self.address = address_of(listener, is_tls=self._is_tls)
+        self.address = address_of(listener, is_tls=self._tls is not None)
         removers = [remover_of(listener)]
         if admin is not None:
             self.admin_address = address_of(admin)
@@ -165,7 +165,8 @@ class Server:
 
     def _warn_of_strangers(self, listener: socket.socket, admin: socket.socket | None) -> None:
         """Say so where nobody is asked who they are, beyond this machine."""
-        if self._keys is None and is_beyond_loopback(listener):
+        is_open = self._keys is None and self.settings.tls_client_ca is None
+        if is_open and is_beyond_loopback(listener):
             _log.warning(
                 "whoever reaches this address may ask the models: there are no API keys",
                 extra={"address": self.address},
@@ -190,10 +191,10 @@ class Server:
             self._run.scale_from_anywhere(replicas)
 
     def reload(self) -> None:
-        """Read the API keys again, as on SIGHUP; from any thread.
+        """Read the API keys and the certificate again, as on SIGHUP; from any thread.
 
-        What is removed is refused from then on, on open connections too. If the new ones cannot be
-        read, the old ones stay, and a log record says why.
+        A key that is removed is refused from then on, on open connections too; the certificate is
+        shown to new ones. What cannot be read stays as it was, and a log record says why.
         """
         if self._run is not None:
             self._run.reload_from_anywhere()
@@ -248,7 +249,9 @@ class _Run:
         self._service.collectors.append(host.metrics)
         self._service.refresh = host.refresh
         has_admin = admin_listener is not None
-        self._http = HttpServer(App(self._service, has_admin=has_admin), self._settings)
+        self._http = HttpServer(
+            App(self._service, has_admin=has_admin), self._settings, server._tls
+        )
         self._admin = AdminServer(self._service, self._settings) if has_admin else None
         self._admin_listener = admin_listener
         self._exit_code = EXIT_OK
@@ -382,6 +385,17 @@ class _Run:
         self._soon(self._reload)
 
     def _reload(self) -> None:
+        if self._settings.auth.keys_file is not None:
+            self._reload_keys()
+        if self._server._tls is not None:
+            try:
+                renew(self._server._tls, self._settings)
+            except ConfigError as error:
+                _log.error("the old certificate stays", extra={"reason": error.message})
+            else:
+                _log.info("the certificate was read again")
+
+    def _reload_keys(self) -> None:
         try:
             keys = read_keys(self._settings.auth)
         except ConfigError as error:

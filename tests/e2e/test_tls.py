@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -201,3 +202,117 @@ def test_a_client_that_has_gone_is_not_worked_for(
     eventually(lambda: server.metric("headrace_http_disconnects_total") == 1, "it to be known")
     assert server.metric("headrace_http_requests_in_flight") == 0
     server.set("go")
+
+
+# Options
+
+
+class Authority:
+    """Signs certificates of clients and of servers.
+
+    Attributes:
+        cert: Its own certificate's file.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.cert, self._key = folder / f"{name}.pem", folder / f"{name}.key"
+        self._folder = folder
+        self._run("req", "-x509", *self._new(self._key), "-subj", f"/CN={name}", "-out", self.cert)
+
+    def signed(self, name: str) -> tuple[Path, Path]:
+        """A certificate and its key."""
+        cert, key, request = (self._folder / f"{name}.{kind}" for kind in ("crt", "pk", "csr"))
+        self._run("req", *self._new(key), "-subj", f"/CN={name}", "-out", request)
+        signer = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-days", "2")
+        self._run("x509", "-req", "-in", request, *signer, "-out", cert)
+        return cert, key
+
+    @staticmethod
+    def _new(key: Path) -> tuple[object, ...]:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        return (*curve, "-days", "2", "-keyout", key)
+
+    @staticmethod
+    def _run(*arguments: object) -> None:
+        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def status(server: Served, trust: ssl.SSLContext) -> int:
+    """What a new connection is answered to a prediction."""
+    with httpx.Client(verify=trust, timeout=WAIT_S, trust_env=False) as client:
+        return client.post(server.address + "/predict", json={"n": 1}).status_code
+
+
+def test_a_client_must_show_a_certificate_of_the_authority(
+    serve: Serve, certificate: Certificate, tmp_path: Path
+) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    server = serve(
+        "Scripted",
+        executor="thread",
+        tls_cert=certificate.cert,
+        tls_key=certificate.key,
+        tls_client_ca=ours.cert,
+        admin_port=0,
+    )
+
+    def trust(signed: tuple[Path, Path] | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(certificate.cert))
+        if signed is not None:
+            context.load_cert_chain(*signed)
+        return context
+
+    assert status(server, trust(ours.signed("friend"))) == 200
+    for stranger in (trust(theirs.signed("stranger")), trust(None)):
+        with pytest.raises(httpx.TransportError):
+            status(server, stranger)
+    line = next(line for line in server.output if "metrics: http://" in line)
+    probe = line.split("metrics: ")[1].split("/metrics")[0] + "/readyz"
+    with httpx.Client(trust_env=False) as client:
+        assert client.get(probe).status_code == 200, "probes have no certificate"
+
+
+@pytest.mark.parametrize(("least", "answer"), [("1.2", 200), ("1.3", None)])
+def test_old_versions_are_refused_where_the_setting_says_so(
+    serve: Serve, certificate: Certificate, least: str, answer: int | None
+) -> None:
+    server = serve(
+        "Scripted",
+        executor="thread",
+        tls_cert=certificate.cert,
+        tls_key=certificate.key,
+        tls_min_version=least,
+    )
+    old = ssl.create_default_context(cafile=str(certificate.cert))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    if answer is None:
+        with pytest.raises(httpx.TransportError):
+            status(server, old)
+    else:
+        assert status(server, old) == answer
+    assert status(server, certificate.trust) == 200
+
+
+def test_a_certificate_is_renewed_while_it_serves(serve: Serve, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    old, new = Certificate(first), Certificate(second)
+    server = serve("Scripted", executor="thread", tls_cert=old.cert, tls_key=old.key)
+    with httpx.Client(verify=old.trust, timeout=WAIT_S, trust_env=False) as kept:
+        address = server.address + "/predict"
+        assert kept.post(address, json={"n": 1}).status_code == 200
+        old.cert.write_bytes(new.cert.read_bytes())
+        reload(server, "the old certificate stays")
+        assert status(server, old.trust) == 200
+        old.key.write_bytes(new.key.read_bytes())
+        reload(server, "the certificate was read again")
+        assert status(server, new.trust) == 200
+        with pytest.raises(httpx.ConnectError):
+            status(server, old.trust)
+        assert kept.post(address, json={"n": 1}).status_code == 200, "it stays connected"
+
+
+def reload(server: Served, said: str) -> None:
+    server.signal(signal.SIGHUP)
+    eventually(lambda: any(said in line for line in list(server.log_lines)), said)

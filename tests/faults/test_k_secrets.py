@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -68,8 +69,12 @@ def provoke(server: Served, file: Path) -> list[bytes]:
     for text, said in ((f"a:{BROKEN}\n", "the old API keys stay"), (None, "were read again")):
         file.write_text(text or f"filed:{FILED}\n")
         server.signal(signal.SIGHUP)
-        eventually(lambda said=said: any(said in line for line in server.log_lines), said)
+        eventually(functools.partial(is_told, server, said), said)
     return answers
+
+
+def is_told(server: Served, text: str) -> bool:
+    return any(text in line for line in list(server.log_lines))
 
 
 def leaks(server: Served, file: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace import ConfigError, ServerSettings
+from headrace import ServerSettings
 from headrace.listener import (
     BindError,
     address_of,
@@ -19,7 +19,6 @@ from headrace.listener import (
     bind,
     bind_tcp,
     bind_unix,
-    check_tls,
     is_beyond_loopback,
     listening,
 )
@@ -96,65 +95,6 @@ def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
 def test_a_path_that_the_system_cannot_bind_is_refused(given: str) -> None:
     with pytest.raises(BindError, match="expected"):
         bind(ServerSettings(uds=given))
-
-
-# Certificates
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two certificates and their keys, and a key with a password."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    for name in ("one", "other"):
-        files = ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"]
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl("req", "-x509", *curve, *files, "-days", "2")
-    openssl("ec", "-in", "one.key", "-out", "locked.key", "-aes128", "-passout", "pass:secret")
-    (folder / "empty").touch()
-    (folder / "binary").write_bytes(bytes(range(256)))
-    both = (folder / "one.pem").read_text() + (folder / "one.key").read_text()
-    (folder / "both.pem").write_text(both)
-    return folder
-
-
-def tls(folder: Path, cert: str | None, key: str | None) -> ServerSettings:
-    named = [None if name is None else str(folder / name) for name in (cert, key)]
-    return ServerSettings(tls_cert=named[0], tls_key=named[1])
-
-
-def test_a_certificate_and_its_key_are_enough_for_https(certificates: Path) -> None:
-    assert check_tls(tls(certificates, "one.pem", "one.key"))
-    assert check_tls(tls(certificates, "both.pem", "both.pem"))
-    assert not check_tls(ServerSettings())
-
-
-@pytest.mark.parametrize(
-    ("cert", "key", "told"),
-    [
-        ("one.pem", None, "tls_cert, tls_key: expected both or neither, got tls_cert alone"),
-        (None, "one.key", "tls_cert, tls_key: expected both or neither, got tls_key alone"),
-        ("none", "one.key", "tls_cert: {}/none: No such file or directory"),
-        ("one.pem", "none", "tls_key: {}/none: No such file or directory"),
-        ("", "one.key", "tls_cert: {}: Is a directory"),
-        ("empty", "one.key", "tls_cert: expected a certificate in PEM, got {}/empty"),
-        ("binary", "one.key", "tls_cert: expected a certificate in PEM, got {}/binary"),
-        ("one.key", "one.key", "tls_cert: expected a certificate in PEM, got {}/one.key"),
-        ("one.pem", "one.pem", "tls_key: expected the certificate's own key"),
-        ("one.pem", "empty", "tls_key: expected the certificate's own key"),
-        ("one.pem", "other.key", "got {}/other.key: KEY_VALUES_MISMATCH"),
-        ("one.pem", "locked.key", "in PEM and without a password, got {}/locked.key"),
-    ],
-)
-def test_what_is_no_certificate_with_its_key_is_told(
-    certificates: Path, cert: str | None, key: str | None, told: str
-) -> None:
-    with pytest.raises(ConfigError) as raised:
-        check_tls(tls(certificates, cert, key))
-    assert told.format(certificates) in raised.value.message
 
 
 def test_an_address_with_tls_says_so(path: Path) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import math
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -133,9 +134,12 @@ class HttpServer(_Quiet):
     Args:
         app: What to serve.
         settings: Timeouts.
+        tls: What HTTPS is served with; None for HTTP.
     """
 
-    def __init__(self, app: App, settings: ServerSettings) -> None:
+    def __init__(
+        self, app: App, settings: ServerSettings, tls: ssl.SSLContext | None = None
+    ) -> None:
         limits = settings.limits
         self._connection = (
             FastConnection.serving(app.predict, limits)
@@ -146,12 +150,14 @@ class HttpServer(_Quiet):
             uvicorn.Config(
                 app,
                 **_options(self._connection),
-                ssl_certfile=settings.tls_cert,
-                ssl_keyfile=settings.tls_key,
                 **_FIXED,
                 **_timeouts(settings),
             )
         )
+        if tls is not None:
+            # Its own way makes a context of files by itself, which nothing can renew.
+            self.config.load()
+            self.config.ssl = tls
 
     def finish(self) -> None:
         """From now on each answer tells its client that the connection ends with it.
