@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.rows import ROWS
+
 from .pages import ROOT, Reader, blocks_of, matches, needs_curl
 
 README = ROOT / "README.md"
@@ -108,3 +110,12 @@ def anchors_of(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     titles = _HEADING.findall(page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_each_row_and_each_test_that_security_names_is_there() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"\b[A-M]\d+\b", text))
+    assert len(rows) > 20 and rows <= set(ROWS)
+    files = set(re.findall(r"tests/[\w/]+\.py", text))
+    assert len(files) > 8
+    assert all((ROOT / file).is_file() for file in files)
