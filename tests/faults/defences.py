@@ -199,7 +199,11 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
         ),
     ),
     "a stale socket is removed": (
-        Defence("headrace.listener", "            Path(path).unlink()\n            return\n", ""),
+        Defence(
+            "headrace.listener",
+            "            Path(path).unlink()\n            return\n",
+            "            pass\n",
+        ),
     ),
     "workers are recycled one at a time": (
         Defence(
