@@ -55,9 +55,10 @@ class House:
         return self._serve({f"workers.{key}": value for key, value in workers.items()})
 
     def worker(self, model: str, address: str, *options: str, before: Sequence[str] = ()) -> Served:
-        """A worker of a model of `remote_models.py`."""
+        """A worker of a model of `remote_models.py`, or of another target."""
+        target = model if ":" in model else f"{MODELS}:{model}"
         where = ["--connect", address, "--secret-file", str(self.secret), "--log-format", "json"]
-        command = [sys.executable, "-m", "headrace", "worker", f"{MODELS}:{model}", *where]
+        command = [sys.executable, "-m", "headrace", "worker", target, *where]
         return self._start([*before, *command, *options])
 
     def stop(self) -> None:

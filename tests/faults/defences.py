@@ -129,7 +129,7 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "                continue\n"
             "            if not replica.ready or replica is kept",
         ),
-        Defence("headrace.batching.fleet", '"suspect")\n', '"suspect", "given")\n'),
+        Defence("headrace.batching.fleet", '"suspect", "turn")\n', '"suspect", "turn", "given")\n'),
         Defence(
             "headrace.batching.fleet",
             "        self.ready = True\n        self.slots",
@@ -139,6 +139,68 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "headrace.batching.fleet",
             "        replica.held += 1\n",
             "        replica.held += 1\n        replica.given += 1\n",
+        ),
+    ),
+    "a worker proves the secret": (
+        Defence(
+            "headrace.wire.handshake",
+            "    if not hmac.compare_digest(expected, found):\n",
+            "    if False:\n",
+        ),
+    ),
+    "a stranger has a second": (
+        Defence("headrace.executors.remote", "HELLO_TIMEOUT_S = 0.9\n", "HELLO_TIMEOUT_S = 90.0\n"),
+    ),
+    "a frame's lengths are checked": (
+        Defence(
+            "headrace.wire.frames",
+            "                or header_bytes > limits.max_header_bytes\n"
+            "                or payload_bytes > limits.max_payload_bytes\n",
+            "",
+        ),
+    ),
+    "each answer is booked": (
+        Defence(
+            "headrace.wire.connection",
+            '            self._ledger.book(message, "remote")\n',
+            "            if self._side == WORKER:\n"
+            '                self._ledger.book(message, "remote")\n',
+        ),
+    ),
+    "what a worker does not read is kept for it": (
+        Defence(
+            "headrace.executors.socket",
+            "        if self._transport is None or not chunks:\n            return\n",
+            "        if self._transport is None or not chunks:\n            return\n"
+            "        import os, socket\n"
+            "        fd = os.dup(self._transport.get_extra_info('socket').fileno())\n"
+            "        with socket.socket(fileno=fd) as blocking:\n"
+            "            blocking.setblocking(True)\n"
+            "            for chunk in chunks:\n"
+            "                blocking.sendall(chunk)\n"
+            "            blocking.setblocking(False)\n"
+            "        return\n",
+        ),
+    ),
+    "who says what nobody asked for is dropped": (
+        Defence(
+            "headrace.executors.socket",
+            "            if self._unasked > MAX_UNASKED:\n",
+            "            if False:\n",
+        ),
+    ),
+    "a batch that nobody begins on overruns": (
+        Defence(
+            "headrace.batching.fleet",
+            "            if not is_working:\n",
+            "            if False:\n",
+        ),
+    ),
+    "what was shared with a dead worker is given back": (
+        Defence(
+            "headrace.executors.launcher",
+            "        self._process.poll()\n        self._held.close()\n",
+            "        self._process.poll()\n",
         ),
     ),
     "what sizes an item may raise": (

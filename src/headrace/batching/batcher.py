@@ -419,10 +419,10 @@ class Batcher:
 
     def _check_overruns(self, now: Instant) -> Instant:
         wake = NEVER
-        for batch in self._fleet.open_batches():
-            if batch.started_at is None or batch.overrun:
+        for batch, since in self._fleet.under_way():
+            if batch.overrun:
                 continue
-            limit = batch.started_at + self._predict_timeout_s
+            limit = since + self._predict_timeout_s
             if now >= limit:
                 batch.overrun = True
                 self._actions.append(Overrun(batch))

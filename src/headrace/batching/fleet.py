@@ -18,10 +18,11 @@ class Replica:
         held: How many slots are taken.
         open: Batches with a slot or, set aside for isolation, without one.
         since: When it began on the older of its batches.
+        turn: When the first of what it has came to its turn.
         suspect: The suspect's batch that it runs, which shall not take others with it.
     """
 
-    __slots__ = ("held", "id", "open", "ready", "since", "slots", "suspect")
+    __slots__ = ("held", "id", "open", "ready", "since", "slots", "suspect", "turn")
 
     def __init__(self, number: int) -> None:
         self.id = number
@@ -31,6 +32,7 @@ class Replica:
         self.open: list[Batch] = []
         self.since: Instant = -NEVER
         self.suspect: Batch | None = None
+        self.turn: Instant = -NEVER
 
 
 class Fleet:
@@ -86,6 +88,8 @@ class Fleet:
     def place(self, now: Instant, replica: Replica, batch: Batch) -> None:
         """A replica is given a batch, in a free slot."""
         replica.slots[batch.slot] = batch
+        if not replica.open:
+            replica.turn = now
         replica.open.append(batch)
         if not replica.held:
             replica.since = now
@@ -96,10 +100,13 @@ class Fleet:
 
     def release(self, now: Instant, batch: Batch) -> bool:
         """A batch gives its slot up; whether its replica is idle now."""
+        replica = self._replicas.get(batch.replica)
+        if replica is None:
+            return False
+        replica.turn = now
         if not batch.holds_slot:
             return False
         batch.holds_slot = False
-        replica = self._replicas[batch.replica]
         replica.slots[batch.slot] = None
         replica.since = now
         replica.held -= 1
@@ -116,10 +123,21 @@ class Fleet:
             replica.suspect = self.quarantined = None
         return True
 
-    def open_batches(self) -> Iterator[Batch]:
-        """The batches that are with a replica."""
+    def under_way(self) -> Iterator[tuple[Batch, Instant]]:
+        """The batches that replicas work on, and since when.
+
+        A replica that has begun on none of what it has should have begun on the first.
+        """
         for replica in self._replicas.values():
-            yield from replica.open
+            if not replica.open:
+                continue
+            is_working = False
+            for batch in replica.open:
+                if batch.started_at is not None:
+                    is_working = True
+                    yield batch, batch.started_at
+            if not is_working:
+                yield replica.open[0], replica.turn
 
     def vacant(self) -> Replica | None:
         """A ready replica with nothing open: nothing there could share a suspect's fate."""

@@ -33,6 +33,8 @@ from ..workers.exits import Exit
 from .base import Events, wanted
 
 BROKEN = Exit.BROKEN.name.lower()
+MAX_UNASKED = 8
+"""Messages of a worker that nothing asked for: its last statistics, before it leaves, are."""
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class Peer(asyncio.BufferedProtocol):
         self._busy_s = 0.0
         self._busy_since = clock()
         self._asked: asyncio.Future[None] | None = None
+        self._unasked = 0
 
     # For the executor
 
@@ -262,6 +265,7 @@ class Peer(asyncio.BufferedProtocol):
         elif isinstance(message, Ready):
             self.owner.is_ready(self)
         elif isinstance(message, Stats):
+            self._note_unasked(self._asked is None)
             self.owner.told_metrics(self, message.families)
             self._has_told_metrics()
         elif isinstance(message, Bye):
@@ -269,9 +273,17 @@ class Peer(asyncio.BufferedProtocol):
             if message.code == BROKEN:
                 self.owner.broken(self, f"broken: {message.reason}")
 
+    def _note_unasked(self, is_unasked: bool) -> None:
+        """Count what nobody needs: a worker that goes on with it would keep this side busy."""
+        if is_unasked:
+            self._unasked += 1
+            if self._unasked > MAX_UNASKED:
+                raise ProtocolError("it says what it was not asked for", side="remote")
+
     def _take_parts(self, message: Parts) -> None:
         """Answers of a batch; the connection has made sure that it and its items are ours."""
         batch, events = self.batches[message.batch], self.events
+        self._note_unasked(not message.parts and message.end is End.OPEN)
         has_ended = message.end is End.ENDED
         if has_ended:
             del self.batches[message.batch]

@@ -278,6 +278,18 @@ MUTATIONS = [
         "",
     ),
     Mutation(
+        "a batch that nobody begins on may wait for ever",
+        "fleet",
+        "            if not is_working:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "a batch counts from its cut and not from its turn",
+        "fleet",
+        "        replica.turn = now\n        if not batch.holds_slot",
+        "        if not batch.holds_slot",
+    ),
+    Mutation(
         "a batch that had not begun is suspected",
         "blame",
         "and (batch.started_at is not None if named is None else",

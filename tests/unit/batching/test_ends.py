@@ -155,12 +155,26 @@ def test_a_batch_that_runs_too_long_is_told_once() -> None:
     driver = Driver(predict_timeout_s=2.0)
     driver.submit(Item())
     batch = driver.run()
-    assert driver.wake == NEVER
+    driver.pass_time(1)
     driver.start(batch)
     driver.tick()
-    assert driver.wake == 102.0
+    assert driver.wake == 103.0
     driver.now = driver.wake
     assert driver.tick() == [Overrun(batch)]
+    assert (driver.tick(), driver.wake) == ([], NEVER)
+
+
+def test_a_batch_that_its_replica_does_not_begin_on_overruns_too() -> None:
+    driver = Driver(predict_timeout_s=2.0)
+    batch = driver.start_one()
+    driver.several(4)
+    (second,) = driver.runs()
+    driver.pass_time(1)
+    driver.finish(batch)
+    driver.tick()
+    assert driver.wake == driver.now + 2.0, "it counts from its turn"
+    driver.now = driver.wake
+    assert driver.tick() == [Overrun(second)]
     assert (driver.tick(), driver.wake) == ([], NEVER)
 
 
@@ -179,10 +193,11 @@ def test_the_limit_counts_anew_after_a_batch_was_set_aside() -> None:
     driver.pass_time(1)
     driver.batcher.set_aside(driver.now, batch)
     driver.tick()
-    assert driver.wake == NEVER
+    assert driver.wake == 103.0
+    driver.pass_time(1)
     driver.start(batch)
     driver.tick()
-    assert driver.wake == 103.0
+    assert driver.wake == 104.0
 
 
 def test_the_running_items_are_those_that_somebody_waits_for() -> None:

@@ -115,6 +115,13 @@ class Replica:
     is_ready: bool = True
     open: list[Running] = field(default_factory=list)
     since: float = -math.inf
+    turn: float = -math.inf
+
+    def limits(self) -> dict[int, float]:
+        """Until when its batches must have ended, by their ids; the first of them if none began."""
+        begun = {r.batch.id: r.began for r in self.open if r.began is not None}
+        first = {r.batch.id: self.turn for r in self.open[:1]}
+        return {number: began + TIMEOUT_S for number, began in (begun or first).items()}
 
     @property
     def held(self) -> int:
@@ -524,6 +531,7 @@ class Machine(RuleBasedStateMachine):
         if running.has_slot:
             running.has_slot = False
             replica.since = self.now
+        replica.turn = self.now
         self.model.note_idle(self.now)
         assert running in replica.open
         if then_tick:
@@ -710,6 +718,7 @@ class Machine(RuleBasedStateMachine):
             if running.leaves_others or count > model.saturated_items:
                 model.saturated_items += 0.2 * (count - model.saturated_items)
         replica.open.remove(running)
+        replica.turn = self.now
         self.gone.append(batch)
         if running.has_slot:
             model.slot_freed(self.now, replica)
@@ -807,8 +816,7 @@ class Machine(RuleBasedStateMachine):
 
     def check_overrun(self, batch: Batch) -> None:
         (running,) = (r for r in self.open_batches() if r.batch is batch)
-        assert running.began is not None
-        assert self.now >= running.began + TIMEOUT_S
+        assert self.now >= self.model.replicas[batch.replica].limits()[batch.id]
         assert not running.is_overrun
         running.is_overrun = True
 
@@ -829,6 +837,8 @@ class Machine(RuleBasedStateMachine):
         assert batch.count == sum(record.item.count for record in records)
         if not replica.held:
             replica.since = self.now
+        if not replica.open:
+            replica.turn = self.now
         replica.open.append(Running(batch, records, batch.cut is Cut.SUSPECT))
         replica.open[-1].leaves_others = bool(self.model.waiting())
         self.model.idle_since = None
@@ -927,9 +937,10 @@ class Machine(RuleBasedStateMachine):
         """Nothing that is to happen at a known instant is missed."""
         live = [r.item.deadline for r in self.model.records.values() if r.state != ENDED]
         limits = [
-            running.began + TIMEOUT_S
-            for running in self.open_batches()
-            if running.began is not None and not running.is_overrun
+            limit
+            for replica in self.model.replicas.values()
+            for running in replica.open
+            if (limit := replica.limits().get(running.batch.id)) and not running.is_overrun
         ]
         assert self.wake <= min([*live, *limits, math.inf])
         assert self.wake > self.now

@@ -529,8 +529,8 @@ def test_a_worker_has_its_next_batch_before_the_answers_are_given(
             started: list[Any] = []
 
             def note() -> None:
-                batches = service.engine._batcher._fleet.open_batches()
-                started.extend(batch.started_at for batch in batches)
+                under_way = service.engine._batcher._fleet.under_way()
+                started.extend(batch.started_at for batch, _ in under_way)
 
             first = service.submit(b"a", on_part=note)
             await worker.jobs()

@@ -15,7 +15,7 @@ from headrace.batching import Batch, Cut, Item
 from headrace.call import Payload, Value
 from headrace.errors import ProtocolError
 from headrace.executors import Executor
-from headrace.executors.socket import Owner, Peer, SocketExecutor, Usage
+from headrace.executors.socket import MAX_UNASKED, Owner, Peer, SocketExecutor, Usage
 from headrace.testing import ManualClock
 from headrace.wire import (
     Ask,
@@ -431,6 +431,27 @@ def test_an_answer_to_what_was_not_asked_is_a_breach(drive: Drive) -> None:
         _, error = await house.owner.until("disconnected")
         assert "batch 1 is not open" in str(error)
         assert len(house.record.of("ended")) == 1
+
+    drive(test)
+
+
+@pytest.mark.parametrize("message", [Stats(()), Parts(1, ())], ids=["statistics", "no answers"])
+def test_a_worker_that_goes_on_with_what_nobody_asked_for_is_dropped(
+    drive: Drive, message: Message
+) -> None:
+    async def test(house: House) -> None:
+        await house.get_ready()
+        house.owner.start(batch_of(1, 1))
+        await house.next()
+        await house.say(*[message] * MAX_UNASKED)
+        asked = asyncio.ensure_future(house.owner.refresh(WAIT_S))
+        await house.next()
+        await house.say(Stats(()))  # what was asked for does not count
+        await asked
+        assert house.peer.error is None
+        await house.say(message)
+        _, error = await house.owner.until("disconnected")
+        assert "what it was not asked for" in str(error)
 
     drive(test)
 
