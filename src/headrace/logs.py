@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import sys
 from typing import Any
@@ -38,14 +39,14 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         try:
-            return msgspec.json.encode(fields, enc_hook=str).decode()
+            return _escaped(msgspec.json.encode(fields, enc_hook=str).decode())
         except Exception:  # lone surrogates, odd keys, a __str__ that raises: a record is due
             plain = {name: _plain(value) for name, value in fields.items()}
-            return msgspec.json.encode(plain).decode()
+            return _escaped(msgspec.json.encode(plain).decode())
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; control characters in it are escaped."""
+    """A line for people, with a traceback indented below; control characters are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = self.formatTime(record, "%H:%M:%S")
@@ -53,10 +54,26 @@ class TextFormatter(logging.Formatter):
         traceback = extras.pop("traceback", None)
         facts = "".join(f" {name}={_quoted(value)}" for name, value in extras.items())
         line = f"{when} {record.levelname.lower():7} {record.getMessage()}{facts}"
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+        line = _printable(line)
         if record.exc_info:
             traceback = self.formatException(record.exc_info)
-        return f"{line}\n{traceback}" if traceback else line
+        return f"{line}\n{_indented(traceback)}" if traceback else line
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def _indented(traceback: str) -> str:
+    """A text of several lines, none of which looks like a record, whatever a caller sent."""
+    return "\n".join(f"    {_printable(line)}" for line in traceback.split("\n"))
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON without what JSON allows and terminals, or readers of lines, act upon."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _quoted(value: object) -> str:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -229,7 +229,7 @@ _READY = re.compile(r"is ready on (\S+)")
 
 
 class Serve(Protocol):
-    """Starts a server of some of a file's models."""
+    """Starts a server of some of a file's models; `prefix` is a command that executes it."""
 
     def __call__(
         self,
@@ -238,6 +238,8 @@ class Serve(Protocol):
         uds: Path | None = None,
         is_ready: bool = True,
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Served: ...
@@ -257,6 +259,8 @@ def starter(folder: Path, servers: list[Served], models: Path = MODELS) -> Serve
         uds: Path | None = None,
         is_ready: bool = True,
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Served:
@@ -268,9 +272,16 @@ def starter(folder: Path, servers: list[Served], models: Path = MODELS) -> Serve
             place += ["--set", f"{key.replace('__', '.')}={value}"]
         command = [sys.executable, "-m", "headrace", "serve", "--executor", executor]
         process = subprocess.Popen(
-            [*command, "--log-format", "json", *place, *(_target(models, name) for name in names)],
+            [
+                *prefix,
+                *command,
+                "--log-format",
+                "json",
+                *place,
+                *(_target(models, name) for name in names),
+            ],
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             errors="replace",
             env={**os.environ, FOLDER: str(own), "TMPDIR": str(temporary), **(env or {})},

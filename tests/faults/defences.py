@@ -333,6 +333,38 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             'f"{secret}, which is not known here"',
         ),
     ),
+    "series are named by routes, not by paths": (
+        Defence(
+            "headrace.http.predict",
+            "                return Place(route, None)\n",
+            "                return Place(path, None)\n",
+        ),
+    ),
+    "what a worker counted stays when it ends": (
+        Defence(
+            "headrace.metrics.workers",
+            "            self._drop_gauges(state)\n        self._ended",
+            "            self._totals.clear()\n        self._ended",
+        ),
+    ),
+    "a stop waits for a gateway no longer than it may": (
+        Defence("virtex.core.push", "\nTIMEOUT_S = 1.0\n", "\nTIMEOUT_S = 5.0\n"),
+        Defence("virtex.core.push", "join(STOP_TIMEOUT_S)", "join()"),
+    ),
+    "a record is one line": (
+        Defence(
+            "headrace.logs",
+            "            return _escaped(msgspec.json.encode(fields, enc_hook=str).decode())\n",
+            '            return "\\n".join(f"{n}={v}" for n, v in fields.items())\n',
+        ),
+    ),
+    "a log that nobody reads is not waited for": (
+        Defence(
+            "headrace.logs",
+            "    return OutletHandler(Outlet(fd))\n",
+            "    return logging.StreamHandler(stream)\n",
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 

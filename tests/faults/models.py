@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prometheus_client import Counter
+
 from headrace import Batching, Model, Payload
 
 FOLDER = "E2E_FOLDER"
@@ -321,4 +323,27 @@ class Leaky(Faulty):
 
     def predict(self, batch: list[Order]) -> list[int]:
         self.kept.append(next(self._next).to_bytes(4, "little") * (MIB // 4))
+        return super().predict(batch)
+
+
+class Counting(Faulty):
+    """Counts the items that its workers have run, in a metric of its own."""
+
+    def load(self) -> None:
+        super().load()
+        self.ran = Counter("fault_items", "Items that were run")
+
+    def predict(self, batch: list[Order]) -> list[int]:
+        outputs = super().predict(batch)
+        self.ran.inc(sum(order.n > 0 for order in batch))
+        return outputs
+
+
+class Wordy(Faulty):
+    """Fails, and says what it was told to in the words of its caller."""
+
+    def predict(self, batch: list[Order]) -> list[int]:
+        for order in batch:
+            if order.do:
+                raise ValueError(order.do)
         return super().predict(batch)

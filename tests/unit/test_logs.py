@@ -15,7 +15,7 @@ import pytest
 
 from headrace.logs import JsonFormatter, RateLimit, TextFormatter, configure, lost_records
 
-NASTY = 'a\r\n{"level":"fake"}\x1b[31mred\x00\u2028'
+NASTY = 'a\r\n{"level":"fake"}\x1b[31mred\x00\u2028\x9b1m\U000e0001'
 
 
 class Unprintable:
@@ -48,8 +48,7 @@ def test_line_ends_and_escape_codes_in_values_stay_within_one_line(
     formatter: logging.Formatter,
 ) -> None:
     line = formatter.format(record(NASTY, request_id=NASTY))
-    assert len(line.splitlines()) == 1 or isinstance(formatter, JsonFormatter)
-    assert not any(c in line for c in "\r\n\x1b\x00")
+    assert line.isprintable()
     if isinstance(formatter, JsonFormatter):
         assert json.loads(line)["message"] == NASTY
 
@@ -61,6 +60,13 @@ def test_a_value_that_json_cannot_have_does_not_lose_the_record(value: Any) -> N
     fields = json.loads(JsonFormatter().format(record(odd=value, status=500)))
     assert (fields["message"], fields["status"]) == ("it failed", 500)
     assert "odd" in fields
+
+
+def test_a_line_of_a_traceback_looks_like_no_record() -> None:
+    text = TextFormatter().format(record(traceback=f"ValueError: {NASTY}"))
+    first, *below = text.splitlines()
+    assert below and all(line.startswith("    ") and line.isprintable() for line in below)
+    assert first.isprintable()
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
@@ -76,7 +82,7 @@ def test_a_traceback_comes_with_its_record(formatter: logging.Formatter) -> None
 
 def test_a_models_traceback_stands_below_its_line_of_text() -> None:
     lines = TextFormatter().format(record(traceback="Traceback\n  why", code="x")).splitlines()
-    assert lines[0].endswith("it failed code=x") and lines[1:] == ["Traceback", "  why"]
+    assert lines[0].endswith("it failed code=x") and lines[1:] == ["    Traceback", "      why"]
 
 
 def test_a_second_lets_ten_records_of_a_reason_through_and_counts_the_others() -> None:

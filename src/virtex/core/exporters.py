@@ -26,7 +26,7 @@ class Exporter(Protocol):
         """
 
     def stop(self) -> None:
-        """End, within about two seconds; more calls, or one without a start, do nothing."""
+        """End, within about a second; more calls, or one without a start, do nothing."""
 
 
 class Off:

@@ -18,8 +18,8 @@ TIMEOUT_S = 1.0
 """A push that takes longer has failed."""
 
 DELETE_TIMEOUT_S = 0.8
-STOP_TIMEOUT_S = 2.0
-"""A stop waits no longer for the group to be deleted."""
+STOP_TIMEOUT_S = 0.9
+"""A stop waits no longer for the last push to end, and for the group to be deleted."""
 
 PAUSE_PER_CPU = 200.0
 """The pause after a push, at least, in units of its CPU time: it takes half a percent of a core.

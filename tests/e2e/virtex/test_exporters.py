@@ -31,7 +31,7 @@ from virtex.core.exporters import Exporter, exporter_of
 from virtex.core.metrics import Counts, ServerCollector
 
 STOP_S = 8.0
-"""A stop that took so long was not bounded: its own bound is two seconds."""
+"""A stop that took so long was not bounded: its own bound is a second."""
 
 
 @pytest.fixture(autouse=True)
