@@ -20,6 +20,10 @@ NEVER: Final[Instant] = math.inf
 
 system_clock: Final[Clock] = time.monotonic
 
+STOPPED_S: Final = 0.5
+"""A timer that is later than this was stopped with its process: what came meanwhile is not read
+yet, and who was waited for may have been stopped, too."""
+
 
 def remaining_s(deadline: Deadline, now: Instant) -> float:
     """Seconds left until the deadline; 0 when it has passed."""

@@ -18,7 +18,15 @@ import msgspec
 from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run, State, key_and_cost
 from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload, Value
 from .card import ModelCard
-from .clock import NEVER, Cancellable, Clock, Instant, Scheduler, system_clock
+from .clock import (
+    NEVER,
+    STOPPED_S,
+    Cancellable,
+    Clock,
+    Instant,
+    Scheduler,
+    system_clock,
+)
 from .config import Limits
 from .errors import Draining, HeadraceError, ItemError, ModelError, NotReady
 from .executors import Executor, Loss, ReplicaStatus
@@ -421,6 +429,8 @@ class Engine:
         """Let the batcher decide, and carry it out."""
         self._pass_due = False
         now = self._clock()
+        if now > self._timer_at + STOPPED_S:
+            self._batcher.resumed(now)
         if self._posted:
             self._admit_posted(now)
         actions, wake = self._batcher.tick(now)
@@ -518,6 +528,9 @@ class Engine:
         self._timer = self._loop.call_later(max(0.0, wake - now), self._timer_fired)
 
     def _timer_fired(self) -> None:
+        now = self._clock()
+        if now > self._timer_at + STOPPED_S:
+            self._batcher.resumed(now)
         self._timer, self._timer_at = None, NEVER
         self._pass_soon()
 

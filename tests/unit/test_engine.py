@@ -394,6 +394,41 @@ def test_a_batch_past_predict_timeout_is_told_once_and_its_replica_given_up() ->
     assert batch.overrun
 
 
+def stopped(house: House, seconds: float) -> None:
+    """Time passes, and nothing of the process runs meanwhile."""
+    house.clock.advance(seconds)
+
+
+@pytest.mark.parametrize("is_woken", [False, True])
+def test_after_a_stop_of_the_process_a_batch_gets_its_time_anew(is_woken: bool) -> None:
+    house = House(limits=Limits(predict_timeout_s=2.0))
+    heard, batch = house.begin("1")
+    late, _ = house.ask("2", deadline=house.clock() + 5.0)
+    house.loop.run()
+    stopped(house, 10.0)
+    if is_woken:  # what came meanwhile is read before the timer is looked at
+        house.ask("3")
+    house.loop.advance(1.9)
+    assert (house.hung, heard.parts, late.codes) == (0, [], ["deadline_exceeded"])
+    house.loop.advance(0.2)
+    assert (house.hung, heard.codes, batch.overrun) == (1, ["replica_lost"], True)
+
+
+def test_how_long_a_batch_took_that_was_stopped_says_nothing_of_the_model() -> None:
+    house = House(limits=Limits(predict_timeout_s=2.0))
+    for is_stopped in (False, True):
+        house.ask("1")
+        house.loop.run()
+        house.executor.begin()
+        house.loop.advance(1.0)
+        if is_stopped:
+            stopped(house, 10.0)
+            house.loop.run()
+        house.executor.finish()
+        house.loop.run()
+    assert house.engine._batcher._policy.lowest_batch_s == pytest.approx(1.0)
+
+
 def test_the_batch_of_a_hung_replica_runs_again_elsewhere() -> None:
     house = House(limits=Limits(predict_timeout_s=1.0), replicas=2)
     heard, _ = house.ask("1", "2")

@@ -204,6 +204,16 @@ class Batcher:
         batch.started_at = now
         return now + self._predict_timeout_s
 
+    def resumed(self, now: Instant) -> None:
+        """The process was stopped, and goes on: what runs gets the time that it may take anew.
+
+        The replicas may have been stopped, too, and nobody knows for how long.
+        """
+        for batch in self._fleet.open_batches():
+            if batch.started_at is not None:
+                batch.started_at = now
+                batch.was_stopped = True
+
     def part(
         self, now: Instant, batch: Batch, index: int, *, failed: bool = False, last: bool = True
     ) -> bool:
@@ -254,7 +264,7 @@ class Batcher:
                     failure = Failure(code=INTERNAL_ERROR, message="the item was not answered")
                     self._answer(item, FAILED, failure)
                 item.batch = None
-        is_usual = not batch.isolated and batch.cut is not Cut.SUSPECT
+        is_usual = not (batch.isolated or batch.was_stopped) and batch.cut is not Cut.SUSPECT
         if batch.started_at is not None and is_usual and answered:
             was_guess = not self._policy.is_measured
             self._policy.measured(now - batch.started_at, batch.count)

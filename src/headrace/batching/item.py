@@ -114,6 +114,7 @@ class Batch:
             aside.
         isolated: Whether its predict failed and its items are run in parts.
         holds_slot: Whether the replica's slot is still taken.
+        was_stopped: Whether the process was stopped meanwhile, and `started_at` is when it went on.
         overrun: Whether it was reported as past `predict_timeout_s`.
         leaves_others: Whether more waited when it was cut.
         answered: What those of its items count as that the replica has answered.
@@ -133,6 +134,7 @@ class Batch:
         "replica",
         "slot",
         "started_at",
+        "was_stopped",
     )
 
     def __init__(
@@ -153,6 +155,7 @@ class Batch:
         self.started_at: Instant | None = None
         self.isolated = False
         self.holds_slot = True
+        self.was_stopped = False
         self.overrun = False
         self.leaves_others = False
         self.answered = 0

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..batching import Batch
-from ..clock import NEVER, Clock, Instant, Scheduler, system_clock
+from ..clock import NEVER, STOPPED_S, Clock, Instant, Scheduler, system_clock
 from ..errors import ReplicaStartFailed
 from ..lane import Lane
 from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
@@ -163,6 +163,7 @@ class _Watchdog:
         self._busy.set()
 
     def _watch(self) -> None:
+        resumed = -NEVER
         while not self._closed.is_set():
             began = self._began
             if began is None:
@@ -172,8 +173,12 @@ class _Watchdog:
                     self._busy.wait()
                 left_s = self._timeout_s
             else:
-                left_s = began + self._timeout_s - self._clock()
+                left_s = max(began, resumed) + self._timeout_s - self._clock()
             if left_s <= 0:
                 self._on_hung()
                 return
+            due = self._clock() + left_s
             self._closed.wait(left_s)
+            now = self._clock()
+            if now > due + STOPPED_S:
+                resumed = now
