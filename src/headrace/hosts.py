@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .card import ModelCard
+from .clock import system_clock
 from .codecs import RAW
 from .config import Batching, ServerSettings
 from .dialects import JOBS, Dialect
@@ -506,10 +507,10 @@ class _Joinable(Protocol):
 
 
 def _join(parts: Sequence[_Joinable], timeout_s: float) -> bool:
-    loop_time = asyncio.get_running_loop().time
-    ends = loop_time() + timeout_s
+    # No event loop runs yet where a start has failed.
+    ends = system_clock() + timeout_s
     # Each is asked, whatever the one before says: that is what stops its workers.
-    stopped = [part.join(max(0.0, ends - loop_time())) for part in parts]
+    stopped = [part.join(max(0.0, ends - system_clock())) for part in parts]
     return all(stopped)
 
 

@@ -67,6 +67,15 @@ def test_a_model_that_never_gets_ready_ends_the_server_with_4_and_a_reason(
     assert server.output == []
 
 
+def test_a_worker_that_cannot_be_started_ends_the_server_with_4_and_a_reason(serve: Serve) -> None:
+    few_files = ("sh", "-c", 'ulimit -n 10; exec "$@"', "sh")
+    server = serve("Scripted", is_ready=False, prefix=few_files, replicas=4)
+    assert server.exit_code() == 4
+    [record] = server.records()
+    assert record["message"] == "a worker cannot be started"
+    assert "Too many open files" in record["reason"]
+
+
 def test_a_target_that_is_not_there_ends_the_server_with_2_and_a_hint(
     serve: Serve, executor: str
 ) -> None:

@@ -365,6 +365,27 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "    return logging.StreamHandler(stream)\n",
         ),
     ),
+    "time is that of the monotonic clock": (
+        Defence("headrace.clock", "Final[Clock] = time.monotonic\n", "Final[Clock] = time.time\n"),
+    ),
+    "who was stopped gets its time anew": (
+        Defence(
+            "headrace.batching.batcher",
+            "                batch.started_at = now\n                batch.was_stopped = True\n",
+            "                pass\n",
+        ),
+        Defence(
+            "headrace.executors.inline", "                resumed = now\n", "                pass\n"
+        ),
+    ),
+    "what workers share has no name on any disk": (
+        Defence(
+            "headrace.workers.mark",
+            '    return os.memfd_create(f"headrace-{name}", os.MFD_CLOEXEC)\n',
+            "    import tempfile\n    with tempfile.TemporaryFile() as file:\n"
+            "        return os.dup(file.fileno())\n",
+        ),
+    ),
 }
 """By a name that says what is missing then."""
 
