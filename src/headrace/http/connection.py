@@ -48,6 +48,8 @@ MAX_AHEAD = 16
 """Requests that are read while an earlier one of their connection is not answered yet."""
 SLICE_BYTES = 4096
 """What is parsed at once of heads: no more requests than fit into this are read beyond those."""
+AROUND_BYTES = 64
+"""More than stands around a header, and is not counted to the head: colon, blank, end of line."""
 PROBES_S = (0.02, 0.2, 2.0)
 """When to look whether a client that sends no more has really gone."""
 
@@ -81,6 +83,7 @@ class Connection(asyncio.Protocol):
         "_fault",
         "_framing",
         "_has_ended",
+        "_has_parsed",
         "_head_bytes",
         "_headers",
         "_holds",
@@ -134,6 +137,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._around_bytes = 0
         self._unparsed_bytes = 0
+        self._has_parsed = False
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._fault: HeadraceError | None = None
@@ -378,7 +382,8 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse what may be read ahead, and keep the rest."""
-        self._is_new_head, self._rest = False, b""
+        self._is_new_head = self._has_parsed = False
+        self._rest = b""
         size, at = len(data), 0
         try:
             if size <= SLICE_BYTES:
@@ -422,10 +427,10 @@ class Connection(asyncio.Protocol):
             if self.oldest is None:
                 self._since = self.clock()
             self.sweep.expect(self.clock() + self.limits.head_timeout_s)
-        else:
-            # What has come of a header that is not whole yet.
+        elif not self._has_parsed:
+            # What has come of a header that is not whole yet, with what stands around it.
             self._unparsed_bytes += size
-            if self._unparsed_bytes > self.limits.max_head_bytes:
+            if self._unparsed_bytes > self.limits.max_head_bytes + AROUND_BYTES:
                 self.refuse(head_too_large(self.limits))
 
     def _body_goes_on(self, size: int) -> None:
@@ -471,6 +476,7 @@ class Connection(asyncio.Protocol):
     def _count(self, size: int) -> None:
         """Add to the head; what this raises ends the parser's work, as a malformed request does."""
         self._head_bytes += size
+        self._unparsed_bytes, self._has_parsed = 0, True
         limits = self.limits
         if len(self._headers) > limits.max_headers:
             self._fault = HeadTooLarge(f"expected at most {limits.max_headers} headers, got more")

@@ -368,6 +368,26 @@ def test_a_head_without_end_is_refused_though_no_part_of_it_is_whole(size: int) 
     serving(test, limits=Limits(max_head_bytes=1000))
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+@pytest.mark.parametrize(("value_bytes", "status"), [(85, 200), (86, 431)])
+def test_a_head_up_to_its_limit_is_taken_however_it_is_cut(
+    size: int, value_bytes: int, status: int
+) -> None:
+    # Names, values and the target count; what stands around them does not.
+    headers = "".join(f"h{n}: {'v' * 97}\r\n" for n in range(9))
+    head = f"GET /read HTTP/1.1\r\n{headers}last: {'v' * value_bytes}\r\n\r\n".encode()
+    limits = Limits(max_head_bytes=5 + 9 * 99 + 4 + 85)
+
+    async def test(peers: Peers, app: Application) -> None:
+        peer = peers.connect()
+        for at in range(0, len(head), size):
+            peer.send(head[at : at + size])
+        await peers.settle()
+        assert peer.statuses == [status]
+
+    serving(test, limits=limits)
+
+
 def test_trailers_count_to_the_head() -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
