@@ -75,15 +75,18 @@ class JobFrames:
 
         Raises:
             ProtocolError: A length is negative, or over the bound: nothing after it makes sense.
+                What was whole before it is given first; it is raised when more is fed, or nothing.
         """
         buffer = self._buffer
         buffer += data
-        messages = []
+        messages: list[bytes] = []
         at = 0
         while len(buffer) - at >= LENGTH_BYTES:
             begin = at + LENGTH_BYTES
             length = int.from_bytes(buffer[at:begin], "big", signed=True)
             if not 0 <= length <= self._max_bytes:
+                if messages:
+                    break
                 raise _broken(f"expected a length of 0 to {self._max_bytes}, got {length}")
             if len(buffer) - begin < length:
                 break

@@ -176,6 +176,13 @@ def test_a_length_out_of_bounds_is_refused_before_its_message_comes(number: int)
         frames.feed(b"more")
 
 
+def test_what_was_whole_before_a_bad_length_is_given_first() -> None:
+    frames = JobFrames(max_bytes=10)
+    assert frames.feed(length(1) + b"a" + length(0) + length(-1)) == [b"a", b""]
+    with pytest.raises(ProtocolError, match="got -1"):
+        frames.feed(b"")
+
+
 def test_a_length_up_to_the_bound_is_taken() -> None:
     assert JobFrames(max_bytes=10).feed(length(10) + bytes(10)) == [bytes(10)]
     assert JobFrames(max_bytes=10).feed(length(0)) == [b""]

@@ -272,10 +272,12 @@ class Puller(asyncio.Protocol):
                 self._patience.cancel()
             self._owner.asks(self)
             data = opening[LENGTH_BYTES:]
-        for message in self._frames.feed(data):
-            # An empty message asks for work, which is known already.
-            if message:
-                self._take_message(message)
+        while messages := self._frames.feed(data):
+            for message in messages:
+                # An empty message asks for work, which is known already.
+                if message:
+                    self._take_message(message)
+            data = b""  # what is wrong behind them is told now: their answers were right
         if self._tcp is not None and not self._frames.is_between:
             # A worker that sends the length by itself holds the rest back until that is
             # acknowledged, which a system puts off by 40 ms unless it is told not to.

@@ -414,6 +414,21 @@ def test_results_that_nobody_asked_for_drop_the_worker(
     run(main())
 
 
+def test_an_answer_counts_though_nonsense_came_with_it(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    async def main() -> None:
+        async with serving() as service:
+            worker = await service.worker()
+            job = service.submit(b"a")
+            await worker.jobs()
+            worker.send(worker.results(b"A") + b"\xff\xff\xff\xff")
+            assert await job.value() == b"A"
+            assert await worker.is_dropped()
+
+    run(main())
+
+
 def test_the_jobs_of_a_worker_that_dies_go_to_another_at_once_and_together(
     run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
