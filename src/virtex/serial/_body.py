@@ -42,6 +42,8 @@ def from_text(text: object, function: str) -> bytes:
         raise TypeError(f"{function}: expected text in base64, got {type(text).__name__}")
     try:
         packed = text.encode("ascii").translate(None, _SPACE)
+        if len(packed) % 4 or packed.endswith(b"==="):  # which some Pythons let pass
+            raise binascii.Error("Incorrect padding")
         return binascii.a2b_base64(packed, strict_mode=True)
     except UnicodeEncodeError as error:
         found = f"the character {text[error.start]!r} at position {error.start}"

@@ -41,8 +41,12 @@ def encode_pil(image: Image.Image) -> str:
         from PIL import Image, PngImagePlugin
     if not isinstance(image, Image.Image):
         raise TypeError(f"encode_pil: expected an image of Pillow, got {type(image).__name__}")
-    if getattr(image, "is_animated", False):
-        frames = getattr(image, "n_frames", "several")
+    try:
+        is_animated = getattr(image, "is_animated", False)
+        frames = getattr(image, "n_frames", "several") if is_animated else 1
+    except Exception as error:  # it came from a file, whose next frame is looked for only now
+        raise ValueError(f"encode_pil: expected one frame, got a corrupt one: {error}") from None
+    if frames != 1:
         raise ValueError(f"encode_pil: expected one frame, got {frames}: send image.copy() of one")
     if 0 in image.size:
         raise ValueError(f"encode_pil: expected at least one pixel, got the size {image.size}")

@@ -29,7 +29,9 @@ def test_line_breaks_in_the_text_mean_nothing(data: bytes, breaks: str) -> None:
     assert decode_bytes(wrapped) == data
 
 
-@pytest.mark.parametrize("text", ["!", "a", "YQ", "YQ=", "YQ==YQ==", "a-_b", "YWé=", "YQ\x00=="])
+@pytest.mark.parametrize(
+    "text", ["!", "a", "YQ", "YQ=", "YQ==YQ==", "YWJj=", "YWJj====", "a-_b", "YWé=", "YQ\x00=="]
+)
 def test_what_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="decode_bytes: expected text in base64"):
         decode_bytes(text)

@@ -218,6 +218,14 @@ def test_the_frames_of_an_animation_can_be_read(format: str) -> None:
     assert len(list(ImageSequence.Iterator(found))) == 3
 
 
+def test_an_image_whose_next_frame_is_corrupt_is_not_sent() -> None:
+    body = _animation("GIF")
+    at = body.index(b",", body.index(b",") + 1)  # where the second frame says how large it is
+    image = decode_pil_from_bytes(encode_bytes(body[: at + 6]))
+    with pytest.raises(ValueError, match="encode_pil: expected one frame, got a corrupt one"):
+        encode_pil(image)
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 def test_a_large_webp_is_refused_before_it_is_opened(lossless: bool) -> None:
     stream = io.BytesIO()
