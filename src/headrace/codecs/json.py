@@ -21,6 +21,9 @@ import msgspec
 from ..errors import DecodeError
 from .base import containers, holds_nan, plain, refuse, too_deep
 
+MAX_REASON = 120
+"""Characters of msgspec's own words that an error repeats."""
+
 # What msgspec adds to its messages
 _BYTE = re.compile(r" \(byte (\d+)\)$")
 _AT = re.compile(r" - at `(.*)`$")
@@ -85,6 +88,8 @@ def malformed(name: str, error: msgspec.DecodeError, body: bytes) -> DecodeError
             found = "a lone surrogate"
         return DecodeError(f"expected {name}, got {found}", offset=len(body))
     reason = _BYTE.sub("", text).partition(": ")[2] or _AT.sub(r" at \1", text.lower())
+    if len(reason) > MAX_REASON:  # it has a path, and that a step for each level
+        reason = reason[: MAX_REASON - 1] + "…"
     place = f" at byte {at[1]}" if at else ""
     return DecodeError(f"expected {name}, got {reason}{place}", offset=int(at[1]) if at else None)
 

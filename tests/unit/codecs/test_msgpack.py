@@ -146,6 +146,12 @@ def test_malformed_bodies_are_told_with_what_was_found(body: bytes, message: str
     assert caught.value.message.startswith(message)
 
 
+def test_the_path_to_a_fault_in_the_depths_is_told_in_part() -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(b"\x91" * 60 + b"\xd4\xff\x00")
+    assert len(caught.value.message) < 200 and "…" in caught.value.message
+
+
 def test_a_timestamp_is_a_datetime() -> None:
     epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     assert decode(b"\xd6\xff\x00\x00\x00\x00") == epoch
