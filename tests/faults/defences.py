@@ -267,6 +267,31 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "            pass\n",
         ),
     ),
+    "items are checked": (
+        Defence(
+            "headrace.bodies",
+            "    validate = schema.validate\n",
+            "    def validate(value, json=None):\n        return value\n",
+        ),
+        Defence(
+            "headrace.bodies", "schema.direct(max_depth) if codec in _DECODERS else None", "None"
+        ),
+    ),
+    "items of msgpack are checked": (
+        Defence(
+            "headrace.bodies",
+            "        return validate(decode(body))\n",
+            "        return decode(body)\n",
+        ),
+        Defence("headrace.bodies", "if codec in _DECODERS else None", "if codec is JSON else None"),
+    ),
+    "an unknown name is no model's": (
+        Defence(
+            "headrace.http.predict",
+            "                return Place(route, None)\n",
+            "                return next(iter(self._places.values()))\n",
+        ),
+    ),
     "workers are recycled one at a time": (
         Defence(
             "headrace.executors.process",
