@@ -102,5 +102,7 @@ def _not_an_envelope(error: msgspec.ValidationError) -> SchemaError:
     else:
         path = "$.instances" if is_inside else "$"
         expected = "an array" if is_inside else "an object with the field instances"
+        if "`key`" in str(error):
+            expected = "keys of text"
         message = f"expected {expected}, got {found}"
     return SchemaError(f"{path}: {message}", details=({"path": path, "message": message},))

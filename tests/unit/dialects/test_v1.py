@@ -100,6 +100,11 @@ def test_a_body_that_is_no_envelope_is_refused_with_its_place(
         assert caught.value.details == ({"path": path, "message": message},)
 
 
+def test_a_key_of_an_envelope_that_is_no_text_is_named_as_such() -> None:
+    with pytest.raises(SchemaError, match=r"\$: expected keys of text, got int"):
+        cut(msgspec.msgpack.encode({3: 1, "instances": []}), MSGPACK)
+
+
 @pytest.mark.parametrize("media_type", [JSON, MSGPACK])
 def test_a_body_cut_off_at_any_byte_is_malformed(media_type: str) -> None:
     body = BODIES[media_type]({"instances": [{"n": 1, "t": "äö"}, [1.5, None], "x"], "k": {"a": 1}})
