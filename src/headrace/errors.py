@@ -203,13 +203,13 @@ class DeadlineExceeded(HeadraceError):
 
     Args:
         message: How long the request was given.
-        stage: Where it was by then.
+        stage: Where it was by then: its body was being read, it was queued, or it was running.
     """
 
     code = "deadline_exceeded"
     retryable = True
 
-    def __init__(self, message: str, *, stage: Literal["queued", "running"]) -> None:
+    def __init__(self, message: str, *, stage: Literal["reading", "queued", "running"]) -> None:
         super().__init__(message, details=({"stage": stage},))
         self.stage = stage
 

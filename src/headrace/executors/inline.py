@@ -18,6 +18,12 @@ from ..errors import ReplicaStartFailed
 from ..lane import Lane
 from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
 
+STUCK_S = 0.01
+"""A model that takes longer keeps the loop from what happens meanwhile: clients go."""
+TURNS = 4
+"""What the loop needs to read that a client is gone, to tell its connection, and that the task
+which serves it over ASGI, before the next batch."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -92,12 +98,11 @@ class InlineExecutor:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run one batch, then one step of an isolation if there is one."""
-        self._turn_due = False
+        """Run one batch, then one step of an isolation if there is one; then perhaps again."""
         events, lane = self._events, self._lane
         if events is None:
             return
-        isolated = lane.next_isolated
+        isolated, began = lane.next_isolated, self._clock()
         if self._at_hand:
             batch = self._at_hand.popleft()
             events.started(batch)
@@ -112,10 +117,19 @@ class InlineExecutor:
             if report.broken is not None and not self._is_recovering:
                 self._is_recovering = True
                 self._loop.call_later(FIRST_RETRY_S, self._recover, FIRST_RETRY_S)
-        if (self._at_hand or lane.next_isolated is not None) and not self._turn_due:
-            self._turn_due = True
-            # By a turn of the loop in which it reads who has gone while the model ran.
-            self._loop.call_soon(self._loop.call_soon, self._turn)
+        if self._clock() - began > STUCK_S:
+            self._turn_after(TURNS)
+        elif self._at_hand or lane.next_isolated is not None:
+            self._turn_after(1)
+        else:
+            self._turn_due = False
+
+    def _turn_after(self, turns: int) -> None:
+        """Take a turn when the loop has had so many."""
+        if turns > 1:
+            self._loop.call_soon(self._turn_after, turns - 1)
+        else:
+            self._loop.call_soon(self._turn)
 
     def _watched(self) -> contextlib.AbstractContextManager[object]:
         """Model code runs within: the watchdog looks at how long."""

@@ -93,21 +93,22 @@ async def serve_prediction(
             # The body was not read, so the connection cannot carry another request.
             exchange.close_after = has_body(headers)
         else:
-            await _read_and_run(exchange, headers, predict.limits.body_timeout_s, receive)
+            await _read_and_run(exchange, headers, receive)
         await exchange.finish(receive, send)
     finally:
         exchange.let_go()  # also where the server gives it up, and nobody is answered
 
 
 async def _read_and_run(
-    exchange: AsgiExchange, headers: Mapping[str, str], timeout_s: float, receive: Receive
+    exchange: AsgiExchange, headers: Mapping[str, str], receive: Receive
 ) -> None:
+    limits, timeout_s = exchange.predict.limits, exchange.plan.timeout_s
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(min(limits.body_timeout_s, timeout_s)):
             body = await _body(exchange, headers, receive)
     except TimeoutError:
         exchange.close_after = True
-        exchange.fail(body_is_late(timeout_s))
+        exchange.fail(body_is_late(limits, timeout_s))
     except HeadraceError as error:
         exchange.close_after = True
         exchange.fail(error)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..call import INTERNAL_ERROR, Failure
 from ..config import Limits
-from ..errors import Detail, RequestError, Unauthenticated
+from ..errors import DeadlineExceeded, Detail, HeadraceError, RequestError, Unauthenticated
 
 MAX_ERROR_BYTES = 2048
 """The most that an error's body has; details are left out, from the last, to keep it."""
@@ -46,9 +46,17 @@ def head_too_large(limits: Limits) -> HeadTooLarge:
     return HeadTooLarge(f"expected headers of at most {limits.max_head_bytes} bytes, got more")
 
 
-def body_is_late(waited_s: float) -> SlowClient:
-    """The error of a body that did not come in time."""
-    return SlowClient(f"the body did not come within {waited_s:g} s")
+def body_is_late(limits: Limits, timeout_s: float) -> HeadraceError:
+    """The error of a body that did not come in time.
+
+    Args:
+        limits: Of requests.
+        timeout_s: From the request's arrival to its deadline.
+    """
+    if timeout_s < limits.body_timeout_s:
+        message = f"there was no answer within {timeout_s:g} s: the body had not come by then"
+        return DeadlineExceeded(message, stage="reading")
+    return SlowClient(f"the body did not come within {limits.body_timeout_s:g} s")
 
 
 def head_is_late(waited_s: float) -> SlowClient:

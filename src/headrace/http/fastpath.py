@@ -13,6 +13,7 @@ import asyncio
 from typing import Any, ClassVar
 
 from ..call import Outcome, Payload, Value
+from ..clock import Cancellable, remaining_s
 from ..config import Limits
 from ..dialects import too_large
 from ..errors import HeadraceError
@@ -139,6 +140,12 @@ class FastConnection(Connection):
             )
             other.run_counted(body)
 
+    def _parse(self, data: bytes) -> None:
+        super()._parse(data)
+        turn = self.reading
+        if turn is not None and type(turn) is FastExchange:
+            turn.await_body()
+
     def take_turn(self, head: Head) -> None:
         place = self.predict.find(head.method, head.path()[0]) if head.method == "POST" else None
         if place is None:
@@ -231,6 +238,7 @@ class FastExchange(Exchange):
         size: What they have together.
         ready: The answer's head and body, while requests before it are not answered.
         own_id: The client's own request id, where the head is remembered without it.
+        timer: Set to the deadline, while the body is waited for.
     """
 
     keep_alive: bool = True
@@ -242,6 +250,7 @@ class FastExchange(Exchange):
     size: int = 0
     ready: tuple[bytes, bytes] | None = None
     own_id: bytes | None = None
+    timer: Cancellable | None = None
 
     @property
     def request_id(self) -> str:
@@ -293,7 +302,24 @@ class FastExchange(Exchange):
         else:
             self.pieces.append(chunk)
 
+    def await_body(self) -> None:
+        """The body is not whole yet: the rest is waited for until the deadline at most."""
+        timeout_s = self.plan.timeout_s
+        if (
+            self.timer is None
+            and not self.is_done
+            and timeout_s < self.predict.limits.body_timeout_s
+        ):
+            left_s = remaining_s(self.received + timeout_s, self.predict.clock())
+            self.timer = self.connection._loop.call_later(left_s, self.late)
+
+    def _await_no_more(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+
     def complete(self) -> None:
+        self._await_no_more()
         if self.is_done:
             return
         pieces, self.pieces = self.pieces, None
@@ -312,9 +338,10 @@ class FastExchange(Exchange):
             self.run(body)
 
     def late(self) -> None:
-        self.cut_off(body_is_late(self.predict.limits.body_timeout_s))
+        self.cut_off(body_is_late(self.predict.limits, self.plan.timeout_s))
 
     def gone(self) -> None:
+        self._await_no_more()
         self.abandon()
         self.let_go()
 
@@ -322,6 +349,7 @@ class FastExchange(Exchange):
 
     def cut_off(self, error: HeadraceError) -> None:
         """Answer with an error while the body is not read to its end."""
+        self._await_no_more()
         self.keep_alive = False
         self.pieces = None
         self.fail(error)

@@ -309,7 +309,7 @@ def timeout_of(headers: Mapping[str, str], limits: Limits) -> float:
     """
     text = headers.get("x-request-timeout")
     if text is None:
-        return limits.request_timeout_s
+        return min(limits.request_timeout_s, limits.max_request_timeout_s)
     try:
         seconds = float(text)
     except ValueError:

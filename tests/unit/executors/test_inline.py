@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from typing import Any, ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ from headrace import Model
 from headrace.batching import Batch, Cut, Item, State
 from headrace.call import Payload
 from headrace.executors import InlineExecutor
+from headrace.executors.inline import STUCK_S
 from headrace.replica import Replica
 from headrace.testing import ManualClock, ManualLoop
 from tests.contract.record import WAIT_S, Record
@@ -166,6 +168,7 @@ def test_between_two_batches_the_loop_reads_who_has_gone() -> None:
             ran.append(batch)
             if batch == [1]:
                 theirs.send(b"!")
+                time.sleep(2 * STUCK_S)
             return batch
 
     first, gone, stays = (

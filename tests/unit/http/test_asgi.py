@@ -83,3 +83,26 @@ def test_a_client_that_stays_is_answered() -> None:
         assert (start["status"], body["body"]) == (200, b"[1]")
 
     asyncio.run(test())
+
+
+def test_a_body_is_waited_for_until_the_callers_deadline_at_most() -> None:
+    async def test() -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"content-length", b"3"), (b"x-request-timeout", b"0.01")]
+        scope = {"type": "http", "method": "POST", "path": "/predict"}
+        app = await app_of_an_echo()
+        async with asyncio.timeout(10.0):
+            await app(scope | {"query_string": b"", "headers": headers}, receive, send)
+        return sent
+
+    start, body = asyncio.run(test())
+    assert start["status"] == 504
+    assert (b"connection", b"close") in start["headers"]
+    assert b'"stage":"reading"' in body["body"]

@@ -460,6 +460,32 @@ def test_a_body_that_is_late_is_answered_so() -> None:
         assert peers.in_flight == 0
 
 
+def test_a_body_is_waited_for_until_the_callers_deadline_at_most() -> None:
+    head = HEAD.replace(b"\r\n\r\n", b"\r\nx-request-timeout: 0.5\r\n\r\n")
+    with Peers(limits=Limits(body_timeout_s=2.0)) as peers:
+        peer = peers.connect()
+        peer.send(head + b"[")
+        peers.loop.advance(0.3)
+        peer.send(b"1")
+        peers.loop.advance(0.19)
+        assert peer.statuses == []
+        peers.loop.advance(0.02)
+        assert peer.statuses == [504]
+        assert json.loads(peer.answers[0].body)["details"] == [{"stage": "reading"}]
+        assert peer.has_end and peers.in_flight == 0
+        whole = peers.connect()
+        whole.send(head + b"[")
+        whole.send(b"1]")
+        peers.run()
+        peers.loop.advance(1.0)
+        assert whole.statuses == [200], "the wait ends with the body"
+        gone = peers.connect()
+        gone.send(head)
+        gone.reset()
+        peers.loop.advance(1.0)
+        assert (gone.statuses, peers.in_flight) == ([], 0)
+
+
 def test_a_late_body_behind_others_is_answered_behind_them() -> None:
     with Peers(limits=Limits(body_timeout_s=2.0)) as peers:
         peer = peers.connect()
