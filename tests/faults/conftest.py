@@ -19,6 +19,7 @@ import pytest
 from tests.e2e.conftest import Serve, Served, starter
 from tests.faults.contract import WAYS, Contract, by
 from tests.faults.report import repeated
+from tests.faults.stages import CELLS, Cell
 from tests.faults.watch import kill, tree
 
 MODELS = Path(__file__).with_name("models.py")
@@ -107,6 +108,21 @@ def undefended(way: str) -> Iterator[Served]:
     """A server without limits, where a row fails if it tests its limit."""
     with served_http(way, **LOOSE) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def served_cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
+    """One server of `stages.CELLS` for all tests, each of which leaves it as it was."""
+    with CELLS[request.param]() as cell:
+        yield cell
+
+
+@pytest.fixture
+def cell(served_cell: Cell) -> Iterator[Cell]:
+    """That server, for one test."""
+    served_cell.begin()
+    yield served_cell
+    served_cell.release()
 
 
 @contextmanager

@@ -40,6 +40,58 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "",
         ),
     ),
+    "a worker reads who has gone before it runs what is at hand": (
+        Defence(
+            "headrace.workers.loop",
+            "        self._receive(block=is_idle)\n",
+            "        if is_idle:\n            self._receive(block=True)\n",
+        ),
+    ),
+    "an item that is given up is passed over alone": (
+        Defence(
+            "headrace.workers.loop",
+            "job_or_none.unwanted.add(message.index)",
+            "job_or_none.unwanted.update(range(99))",
+        ),
+    ),
+    "what has expired is answered": (
+        Defence(
+            "headrace.batching.batcher",
+            "        for item in self._deadlines.passed(now):\n",
+            "        for item in ():\n",
+        ),
+    ),
+    "a timeout has to be a positive number": (
+        Defence("headrace.http.predict", "if not 0 < seconds < math.inf:", "if False:"),
+    ),
+    "a timeout is cut to the server's maximum": (
+        Defence(
+            "headrace.http.predict",
+            "return min(seconds, limits.max_request_timeout_s)",
+            "return seconds",
+        ),
+    ),
+    "the wait for a body ends at the deadline": (
+        Defence(
+            "headrace.http.fastpath",
+            "            turn.await_body()\n",
+            "            pass\n",
+        ),
+    ),
+    "answers keep the order of their items": (
+        Defence(
+            "headrace.replica",
+            "zip(prepared.entries, each, strict=True)",
+            "zip(prepared.entries, each[::-1], strict=True)",
+        ),
+    ),
+    "a batch holds no more than max_batch_size": (
+        Defence(
+            "headrace.batching.queue",
+            "            return min(self.count, max_count)  # each counts as one\n",
+            "            return self.count\n",
+        ),
+    ),
     "what broke a model is looked for": (
         Defence(
             "headrace.workers.loop",
