@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import Answer, Serve, eventually
+from tests.e2e.conftest import Answer, Serve, Served, eventually
 from tests.faults.conftest import HTTP_MODELS, seconds
 from tests.faults.contract import Client, Contract, LoggedWire, is_within, message
+from tests.faults.defences import without
+from tests.faults.stages import ONE, Cell, cells, headrace_cell
 from tests.faults.watch import held, rss_bytes
 
 pytestmark = pytest.mark.slow
@@ -174,3 +176,73 @@ def test_every_good_request_is_answered_among_bad_raising_killing_and_vanishing_
     asked = Counter(name for name, _, _ in crowd.told.elements())
     assert set(asked) == set(KINDS), "each kind was there"
     eventually(lambda: is_within(held(server), before), f"as before: {before}")
+
+
+# Requests of several items
+
+SEVERAL: dict[str, tuple[str, str, str]] = {
+    "headrace": ("/v1/models/stepped:predict", "instances", "predictions"),
+    "virtex": ("/", "data", "data"),
+}
+"""Where such requests go, and under which names their items and their answers stand."""
+
+
+def ask_for_several(cell: Cell) -> list[list[int]]:
+    """Requests of one to seven items, at once: the calls by which the model answers them."""
+    path, asked, answered = SEVERAL[cell.face]
+    wires, sent = cell.connect(14), []
+    blocker, place = cell.block()
+    for size, wire in enumerate(wires):
+        numbers = cell.numbers(1 + size % 7)
+        body = json.dumps({asked: [{"n": n} for n in numbers]})
+        wire.send(message(path, body, "content-type: application/json\r\n"))
+        sent.append((wire, numbers))
+    cell.release()
+    cell.value(blocker.answer())
+    for wire, numbers in sent:
+        assert wire.answer().json()[answered] == [2 * n for n in numbers]
+    cell.check_free()
+    return cell.calls()[place:]
+
+
+def check_sizes(calls: list[list[int]]) -> None:
+    assert max(map(len, calls)) == ONE, "a batch is too large, or none is full"
+    assert sum(map(len, calls)) >= 2 * sum(range(1, 8)), "all items were run"
+
+
+@pytest.mark.row("F3")
+@cells(["process-fast", "process-asgi", "inline-fast", "virtex"])
+def test_no_batch_is_too_large_however_many_items_requests_have(cell: Cell) -> None:
+    check_sizes(ask_for_several(cell))
+
+
+# The rows fail where nobody is isolated, and where answers swap
+
+
+def wrong_ones(server: Served, kinds: dict[str, Kind], lasts_s: float = 1.0) -> list[str]:
+    """Good requests that were not answered rightly."""
+    with Client(server) as client:
+        crowd = Crowd(client, kinds)
+        crowd.go_on(lasts_s, 16)
+    return [text for text in crowd.wrong if text.startswith("good")]
+
+
+@pytest.mark.counter("F1")
+def test_without_isolation_good_requests_fail_with_bad_ones(serve: Serve) -> None:
+    kinds = {name: KINDS[name] for name in ("good", "raising")}
+    server = serve("Faulty", env=without("a batch whose predict raised is isolated"))
+    assert wrong_ones(server, kinds)
+
+
+@pytest.mark.counter("F3")
+def test_without_a_bound_batches_are_too_large() -> None:
+    env = without("a batch holds no more than max_batch_size")
+    with headrace_cell("process", "fast", env) as cell:
+        with pytest.raises(AssertionError, match="too large"):
+            check_sizes(ask_for_several(cell))
+
+
+@pytest.mark.counter("F6", "M4")
+def test_where_answers_swap_it_is_noticed(serve: Serve) -> None:
+    server = serve("Faulty", env=without("answers keep the order of their items"))
+    assert wrong_ones(server, {"good": GOOD})

@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 EVERY_S = 0.2
 
 
+@pytest.mark.row("F6")
 @pytest.mark.parametrize(("spared", "connections", "s"), [(1, 64, 0.0), (0, 64, 0.0), (1, 2, 0.05)])
 def test_every_request_is_answered_rightly_while_workers_are_killed_at_random(
     serve: Serve, spared: int, connections: int, s: float
