@@ -109,6 +109,7 @@ class Client:
     Attributes:
         statuses: Answers to predict requests that the server took.
         refusals: Answers to what the server did not take for a request, by status.
+        patience_s: How long an answer is waited for; None for as long as the suite waits.
         abandoned: The least and the most requests that the server may have taken and whose answer
             nobody read.
     """
@@ -120,6 +121,7 @@ class Client:
         self.codes: Counter[str] = Counter()
         self.ids: set[str] = set()
         self.abandoned = (0, 0)
+        self.patience_s: float | None = None
         self._wires: list[Wire] = []
         self._kept: LoggedWire | None = None
         self._lock = threading.Lock()
@@ -134,6 +136,8 @@ class Client:
     def wire(self) -> LoggedWire:
         """A connection, closed at the latest when the round is over."""
         wire = LoggedWire(self.server, self)
+        if self.patience_s is not None:
+            wire.socket.settimeout(self.patience_s)
         self._wires.append(wire)
         return wire
 

@@ -40,6 +40,120 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "",
         ),
     ),
+    "every version is HTTP": (
+        Defence("headrace.http.connection", 'if version not in ("1.0", "1.1"):', "if False:"),
+        Defence(
+            "headrace.http.parsers",
+            "lenient_data_after_close=True",
+            "lenient_data_after_close=True, lenient_version=True",
+        ),
+    ),
+    "a body in any coding is one": (
+        Defence("headrace.http.predict", '    if coding != "chunked":\n', "    if False:\n"),
+    ),
+    "the parser lets pass what it can": (
+        Defence(
+            "headrace.http.parsers",
+            "lenient_data_after_close=True",
+            "lenient_data_after_close=True, lenient_headers=True,"
+            " lenient_spaces_after_chunk_size=True, lenient_optional_cr_before_lf=True,"
+            " lenient_optional_crlf_after_chunk=True",
+        ),
+    ),
+    "a head goes on with the next read": (
+        Defence(
+            "headrace.http.connection",
+            "            self._parse(self._rest + data if self._rest else data)\n",
+            "            self._parser = parser_of(self)\n            self._parse(data)\n",
+        ),
+    ),
+    "a client is only so far ahead": (
+        Defence(
+            "headrace.http.connection",
+            "return self._later is not None and len(self._later) >= MAX_AHEAD",
+            "return False",
+        ),
+    ),
+    "a length is looked at in the head": (
+        Defence(
+            "headrace.http.fastpath",
+            "        if size > plan.max_body_bytes:\n            return too_large",
+            "        if False:\n            return too_large",
+        ),
+    ),
+    "a client that sends no more may read": (
+        Defence(
+            "headrace.http.connection",
+            "        if self.is_ending or not self.transport.can_write_eof():\n"
+            "            return False  # over TLS",
+            "        if True:\n            return False  # over TLS",
+        ),
+    ),
+    "an id is echoed if it is harmless": (
+        Defence(
+            "headrace.http.predict",
+            "return given if given is not None and _REQUEST_ID.fullmatch(given) else None",
+            "return given",
+        ),
+    ),
+    "a body is counted while it is read": (
+        Defence(
+            "headrace.http.fastpath",
+            "        if self.size > self.plan.max_body_bytes:\n",
+            "        if False:\n",
+        ),
+    ),
+    "a compressed body is refused": (
+        Defence(
+            "headrace.http.predict", '    if encoding not in ("", "identity"):\n', "    if False:\n"
+        ),
+    ),
+    "an answer's size is looked at": (
+        Defence(
+            "headrace.replica",
+            "                if len(body) > max_bytes:\n",
+            "                if False:\n",
+        ),
+    ),
+    "extensions are refused": (
+        Defence(
+            "headrace.codecs.msgpack",
+            '    raise DecodeError(f"expected no extension type, got {code}")\n',
+            "    return code\n",
+        ),
+    ),
+    "what cannot be decoded is malformed": (
+        Defence(
+            "headrace.codecs.json",
+            '            raise malformed("JSON", error, body) from None\n',
+            "            return None\n",
+        ),
+    ),
+    "a type that the model does not read is refused": (
+        Defence(
+            "headrace.codecs.negotiate",
+            "    if not any(_matches(media_type, pattern) for pattern in reads):\n",
+            "    if False:\n",
+        ),
+    ),
+    "a connection is forgotten": (
+        Defence(
+            "headrace.http.connection",
+            "        self.state.connections.discard(self)\n",
+            "        self.__class__.sweeps.setdefault(self.state, self.sweep).__dict__.setdefault("
+            "'kept', []).append(bytearray(b'x' * 8192))\n"
+            "        self.state.connections.discard(self)\n",
+        ),
+    ),
+    "an answered request is forgotten": (
+        Defence(
+            "headrace.http.exchange",
+            "        self.is_done = True\n        self.ticket = None  # it holds the body",
+            "        self.is_done = True\n"
+            "        self.predict.__dict__.setdefault('kept', []).append(bytearray(b'x' * 4096))\n"
+            "        self.ticket = None  # it holds the body",
+        ),
+    ),
     "a worker reads who has gone before it runs what is at hand": (
         Defence(
             "headrace.workers.loop",

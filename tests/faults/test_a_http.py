@@ -11,8 +11,10 @@ from contextlib import suppress
 
 import pytest
 
-from tests.e2e.conftest import Served
-from tests.faults.contract import Client, Contract, message
+from tests.e2e.conftest import Answer, Serve, Served, eventually
+from tests.faults.conftest import ECHO, HTTP_MODELS
+from tests.faults.contract import LATE_S, Client, Contract, message
+from tests.faults.defences import without
 from tests.faults.watch import rss_bytes
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.slow
 GOOD = message("/predict", '{"n":1}')
 CHUNKED = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 MIB = 1 << 20
+SOON_S = 0.1
+"""How soon what is no request is refused."""
 BURST_BYTES = 8 * MIB
 """What memory grows by in a burst before it grows no more."""
 
@@ -49,15 +53,19 @@ NOISE = {
 }
 
 
+@pytest.mark.row("A1")
 @pytest.mark.parametrize("data", NOISE.values(), ids=NOISE)
 def test_what_is_no_http_is_refused_and_closed(contract: Contract, data: bytes) -> None:
     def act(client: Client) -> None:
-        client.talk(data)
+        began = time.monotonic()
+        answers = client.talk(data)
         assert set(client.refusals) <= {400}
+        assert not answers or time.monotonic() - began < SOON_S + LATE_S
 
     contract.hold(act, reaches=0)
 
 
+@pytest.mark.row("A1")
 def test_a_version_before_1_0_is_refused(contract: Contract) -> None:
     refused(contract, b"GET /livez\r\n\r\n")
 
@@ -70,6 +78,7 @@ SILENT = {
 }
 
 
+@pytest.mark.row("A1")
 @pytest.mark.parametrize("data", SILENT.values(), ids=SILENT)
 def test_what_never_becomes_a_request_is_closed_at_the_heads_deadline(
     contract: Contract, data: bytes
@@ -109,11 +118,13 @@ LENGTHS = {
 }
 
 
+@pytest.mark.row("A2")
 @pytest.mark.parametrize("data", LENGTHS.values(), ids=LENGTHS)
 def test_a_length_that_can_be_read_in_two_ways_is_refused(contract: Contract, data: bytes) -> None:
     refused(contract, data)
 
 
+@pytest.mark.row("A2")
 def test_chunks_in_http_1_0_end_the_connection(contract: Contract) -> None:
     """They are no part of it; whoever sends them may mean something else by what follows."""
 
@@ -128,14 +139,17 @@ def test_chunks_in_http_1_0_end_the_connection(contract: Contract) -> None:
 def refused(contract: Contract, data: bytes) -> None:
     """One answer that refuses, and the end; what follows is not executed."""
 
-    def act(client: Client) -> None:
-        [answer] = client.talk(data)
-        assert (answer.status, answer.headers["connection"]) == (400, "close")
-        assert answer.code in ("bad_request", "invalid_header"), "no model has seen it"
-        if answer.headers["x-request-id"].startswith("refused-"):
-            client.abandon(0, 1)  # its head may have been taken
+    contract.hold(lambda client: refused_soon(client, data), reaches=0)
 
-    contract.hold(act, reaches=0)
+
+def refused_soon(client: Client, data: bytes) -> None:
+    began = time.monotonic()
+    [answer] = client.talk(data)
+    assert time.monotonic() - began < SOON_S + LATE_S
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert answer.code in ("bad_request", "invalid_header"), "no model has seen it"
+    if answer.headers["x-request-id"].startswith("refused-"):
+        client.abandon(0, 1)  # its head may have been taken
 
 
 # Chunks
@@ -158,17 +172,16 @@ CHUNKS = {
 }
 
 
+@pytest.mark.row("A3")
 @pytest.mark.parametrize("data", CHUNKS.values(), ids=CHUNKS)
 def test_bad_chunks_are_refused(contract: Contract, data: bytes) -> None:
     def act(client: Client) -> None:
-        [answer] = client.talk(CHUNKED + data + GOOD)
-        assert answer.status == 400
-        if answer.headers["x-request-id"].startswith("refused-"):
-            client.abandon(0, 1)  # its head had been taken
+        refused_soon(client, CHUNKED + data + GOOD)
 
     contract.hold(act, reaches=0)
 
 
+@pytest.mark.row("A3")
 @pytest.mark.parametrize("cut", range(1, len(b'8\r\n{"n":13}\r\n0\r\n\r\n'), 3))
 def test_a_chunked_body_that_ends_early_is_no_request(contract: Contract, cut: int) -> None:
     def act(client: Client) -> None:
@@ -203,25 +216,30 @@ HEADS = {
 }
 
 
+@pytest.mark.row("A4")
 @pytest.mark.parametrize("data", HEADS.values(), ids=HEADS)
 def test_a_malformed_head_is_refused(contract: Contract, data: bytes) -> None:
     refused(contract, data)
 
 
+@pytest.mark.row("A5")
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_a_head_split_anywhere_is_answered_as_if_whole(contract: Contract, size: int) -> None:
+    contract.hold(lambda client: answered_as_if_whole(client, size), reaches=1)
+
+
+def answered_as_if_whole(client: Client, size: int, pause_s: float = 0.0) -> None:
     request = message("/predict", '{"n":6}', "x-request-id: whole\r\naccept: */*\r\n")
-
-    def act(client: Client) -> None:
-        wire = client.wire()
-        for at in range(0, len(request), size):
-            wire.send(request[at : at + size])
-        answer = wire.answer()
-        assert (answer.json(), answer.headers["x-request-id"]) == ({"n": 6}, "whole")
-
-    contract.hold(act, reaches=1)
+    wire = client.wire()
+    for at in range(0, len(request), size):
+        wire.send(request[at : at + size])
+        time.sleep(pause_s)
+    answer = wire.answer()
+    assert answer.headers["x-request-id"] == "whole"
+    assert answer.json() == {"n": 6}
 
 
+@pytest.mark.row("A5")
 def test_a_request_cut_in_two_at_every_byte_is_answered_as_if_whole(contract: Contract) -> None:
     request = message("/predict", '{"n":6}')
 
@@ -246,6 +264,7 @@ def numbered(count: int, filler: str = "") -> bytes:
     )
 
 
+@pytest.mark.row("A6")
 @pytest.mark.parametrize("count", [2, 1000])
 def test_requests_that_come_at_once_are_answered_in_order(contract: Contract, count: int) -> None:
     def act(client: Client) -> None:
@@ -258,6 +277,7 @@ def test_requests_that_come_at_once_are_answered_in_order(contract: Contract, co
     contract.hold(act, rounds=2, reaches=count, slack_bytes=BURST_BYTES)
 
 
+@pytest.mark.row("A6")
 def test_predictions_and_pages_that_come_at_once_are_answered_in_order(contract: Contract) -> None:
     kinds: list[tuple[bytes, Callable[[bytes], bool]]] = [
         (message("/predict", '{"n":1}'), b'{"n":1}'.__eq__),
@@ -288,6 +308,7 @@ BAD = {
 }
 
 
+@pytest.mark.row("A6")
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("good", [1, 2, 40])
 def test_a_bad_request_behind_good_ones_is_refused_after_their_answers(
@@ -305,6 +326,7 @@ def test_a_bad_request_behind_good_ones_is_refused_after_their_answers(
     contract.hold(act, rounds=10, reaches=good)
 
 
+@pytest.mark.row("A6")
 def test_what_is_read_ahead_of_an_answer_is_bounded(contract: Contract) -> None:
     """A server that read on would hold all that a client cares to send."""
     head = message("/models/typed/predict", '{"n":1,"wait":"ahead"}')
@@ -335,18 +357,22 @@ MAX_AHEAD = 64
 # Bodies that are announced
 
 
+@pytest.mark.row("A7")
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(contract: Contract) -> None:
-    def act(client: Client) -> None:
-        wire = client.wire()
-        wire.send(f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {MIB}\r\n")
-        wire.send("expect: 100-continue\r\n\r\n")
-        answer = wire.answer()
-        assert (answer.status, answer.code) == (413, "too_large")
-        assert wire.has_ended()
-
-    contract.hold(act, reaches=0)
+    contract.hold(refused_unread, reaches=0)
 
 
+def refused_unread(client: Client) -> None:
+    wire = client.wire()
+    wire.send(f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {MIB}\r\n")
+    wire.send("expect: 100-continue\r\n\r\n")
+    answer = wire.answer()
+    assert answer.status == 413
+    assert answer.code == "too_large"
+    assert wire.has_ended()
+
+
+@pytest.mark.row("A7")
 def test_a_body_that_fits_is_asked_for(contract: Contract) -> None:
     def act(client: Client) -> None:
         wire = client.wire()
@@ -360,6 +386,7 @@ def test_a_body_that_fits_is_asked_for(contract: Contract) -> None:
     contract.hold(act, reaches=3)
 
 
+@pytest.mark.row("A7")
 def test_a_body_that_is_sent_unasked_is_taken_too(contract: Contract) -> None:
     def act(client: Client) -> None:
         wire = client.wire()
@@ -374,6 +401,7 @@ def test_a_body_that_is_sent_unasked_is_taken_too(contract: Contract) -> None:
     contract.hold(act, reaches=2)
 
 
+@pytest.mark.row("A8")
 @pytest.mark.parametrize(
     "path", ["/predict", "/models/typed/predict", "/models/canary/predict", "/health"]
 )
@@ -384,15 +412,20 @@ def test_a_client_that_has_sent_all_and_said_so_gets_the_whole_answer(
     method = "POST" if path in body else "GET"
 
     def act(client: Client) -> None:
-        wire = client.wire()
-        wire.send(message(path, body.get(path, ""), method=method))
-        wire.socket.shutdown(socket.SHUT_WR)
-        [answer] = wire.rest()
+        [answer] = half_closed(client, message(path, body.get(path, ""), method=method))
         assert answer.status == 200
 
     contract.hold(act)
 
 
+def half_closed(client: Client, request: bytes) -> list[Answer]:
+    wire = client.wire()
+    wire.send(request)
+    wire.socket.shutdown(socket.SHUT_WR)
+    return wire.rest()
+
+
+@pytest.mark.row("A8")
 def test_a_client_that_has_sent_a_thousand_at_once_and_said_so_gets_every_answer(
     contract: Contract,
 ) -> None:
@@ -405,6 +438,7 @@ def test_a_client_that_has_sent_a_thousand_at_once_and_said_so_gets_every_answer
     contract.hold(act, rounds=2, reaches=1000)
 
 
+@pytest.mark.row("A8")
 def test_a_client_that_has_sent_all_waits_for_a_long_answer(contract: Contract) -> None:
     with contract.watch(reaches=2) as client:
         wire = client.wire()
@@ -435,6 +469,7 @@ LARGE_HEADS = {
 }
 
 
+@pytest.mark.row("A9")
 @pytest.mark.parametrize("data", LARGE_HEADS.values(), ids=LARGE_HEADS)
 def test_a_head_over_its_limits_is_refused(contract: Contract, data: bytes) -> None:
     def act(client: Client) -> None:
@@ -452,6 +487,7 @@ def try_large_head(client: Client, data: bytes) -> None:
         assert answers, "the client can read why"
 
 
+@pytest.mark.row("A9")
 def test_a_head_without_end_is_cut_off(contract: Contract) -> None:
     def act(client: Client) -> None:
         wire = client.wire()
@@ -466,6 +502,7 @@ def test_a_head_without_end_is_cut_off(contract: Contract) -> None:
     contract.hold(act, rounds=3)
 
 
+@pytest.mark.row("A10")
 @pytest.mark.parametrize(
     "path",
     [
@@ -476,18 +513,19 @@ def test_a_head_without_end_is_cut_off(contract: Contract) -> None:
     ],
 )
 def test_a_line_end_in_a_models_name_is_never_echoed(contract: Contract, path: str) -> None:
-    def act(client: Client) -> None:
-        wire = client.wire()
-        for name in ("a%0d%0ab", "a b", "a\tb", "ä", "<script>", "x" * 129):
-            lines = f"x-request-id: {name}\r\n"
-            wire.send(message(path, "", lines, method="GET" if path.endswith("x") else "POST"))
-            answer = wire.answer()
-            assert answer.status == 404
-            assert "set-cookie" not in answer.headers
-            assert answer.headers["x-request-id"] != name
-            assert b"\r" not in answer.body and b"set-cookie" not in answer.body
+    contract.hold(lambda client: never_echoed(client, path), reaches=0)
 
-    contract.hold(act, reaches=0)
+
+def never_echoed(client: Client, path: str) -> None:
+    wire = client.wire()
+    for name in ("a%0d%0ab", "a b", "a\tb", "ä", "<script>", "x" * 129):
+        lines = f"x-request-id: {name}\r\n"
+        wire.send(message(path, "", lines, method="GET" if path.endswith("x") else "POST"))
+        answer = wire.answer()
+        assert answer.status == 404
+        assert "set-cookie" not in answer.headers
+        assert answer.headers["x-request-id"] != name
+        assert b"\r" not in answer.body and b"set-cookie" not in answer.body
 
 
 # The rows fail where nothing is limited
@@ -495,6 +533,7 @@ def test_a_line_end_in_a_models_name_is_never_echoed(contract: Contract, path: s
 UNLIMITED = ("64-kib-GET", "64-kib-POST", "101-headers-GET", "101-headers-POST", "1-mib-path")
 
 
+@pytest.mark.counter("A9")
 @pytest.mark.parametrize("name", UNLIMITED)
 def test_without_its_limit_a_large_head_passes(
     contract: Contract, undefended: Served, name: str
@@ -514,25 +553,106 @@ def refused_with_431(client: Client, request: bytes) -> None:
     assert [answer.status for answer in answers] == [431]
 
 
+# They fail where HTTP is read leniently
+
+LENIENT = {
+    "A1": ("every version is HTTP", NOISE["version"]),
+    "A2": ("a body in any coding is one", LENGTHS["coding-more"]),
+    "A3": ("the parser lets pass what it can", CHUNKED + CHUNKS["no-crlf-after"]),
+    "A4": ("the parser lets pass what it can", HEADS["control"]),
+}
+
+
+@pytest.mark.counter("A1", "A2", "A3", "A4")
+@pytest.mark.parametrize(("defence", "data"), LENIENT.values(), ids=LENIENT)
+def test_where_it_is_read_leniently_it_is_not_refused(
+    serve: Serve, defence: str, data: bytes
+) -> None:
+    server = serve(ECHO, executor="inline", env=without(defence))
+    with Client(server) as client:
+        client.patience_s = 0.5
+        with pytest.raises((AssertionError, TimeoutError)):
+            refused_soon(client, data)
+
+
+@pytest.mark.counter("A1")
+def test_without_a_deadline_silence_is_waited_for(undefended: Served) -> None:
+    with Client(undefended) as client, pytest.raises(TimeoutError):
+        client.patience_s = 2.0
+        client.talk(SILENT["method"])
+
+
+@pytest.mark.counter("A5")
+def test_where_each_read_begins_anew_a_head_in_pieces_is_none(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", env=without("a head goes on with the next read"))
+    with Client(server) as client, pytest.raises((AssertionError, OSError)):
+        client.patience_s = 2.0
+        answered_as_if_whole(client, 50, pause_s=0.05)
+
+
+@pytest.mark.counter("A6")
+def test_without_a_bound_all_is_read_ahead(serve: Serve) -> None:
+    """As much as a client cares to send, while its first request waits."""
+    server = serve(
+        f"{HTTP_MODELS}:Typed",
+        env=without("a client is only so far ahead"),
+        limits__max_queue_items=1 << 20,
+    )
+    with Client(server) as client:
+        wire = client.wire()
+        wire.send(message("/predict", '{"n":1,"wait":"ahead"}') + message("/predict", "2") * 5000)
+        in_flight = "headrace_http_requests_in_flight"
+        eventually(lambda: server.metric(in_flight) > 2 + 2 * MAX_AHEAD, "them to be read")
+        server.set("ahead")
+
+
+@pytest.mark.counter("A7")
+def test_without_a_look_at_its_length_a_large_body_is_asked_for(serve: Serve) -> None:
+    env = without("a length is looked at in the head")
+    server = serve(ECHO, executor="inline", env=env, limits__max_json_bytes=1000)
+    with Client(server) as client, pytest.raises(AssertionError):
+        refused_unread(client)
+
+
+@pytest.mark.counter("A8")
+def test_where_half_an_end_is_taken_for_a_whole_one_nobody_is_answered(serve: Serve) -> None:
+    server = serve(ECHO, env=without("a client that sends no more may read"))
+    with Client(server) as client, pytest.raises(ValueError, match="not enough values"):
+        [_] = half_closed(client, GOOD)
+
+
+@pytest.mark.counter("A10")
+def test_without_a_look_at_it_any_id_is_echoed(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", env=without("an id is echoed if it is harmless"))
+    with Client(server) as client, pytest.raises(AssertionError):
+        never_echoed(client, "/models/a%0d%0ab/predict")
+
+
 # Heads that are remembered
 
 
+@pytest.mark.row("A5")
 def test_what_one_client_sends_decides_nothing_for_another(contract: Contract) -> None:
     """The second half of a head may look like a head of its own."""
     with contract.watch() as client:
-        for n in range(3):
-            whole = message("/predict", '{"n":4}', f"x-never-seen: {time.monotonic_ns()}-{n}\r\n")
-            liar = client.wire()
-            liar.send(b"POST /models/typed/predict HTTP/1.1\r\nx-pad: ")
-            time.sleep(0.05)  # a read of its own
-            liar.send(whole)
-            assert liar.answer().json() == 8
-            wire = client.wire()
-            for _ in range(5):
-                wire.send(whole)
-                assert wire.answer().json() == {"n": 4}
+        decide_nothing_for_others(client)
 
 
+def decide_nothing_for_others(client: Client) -> None:
+    for n in range(3):
+        whole = message("/predict", '{"n":4}', f"x-never-seen: {time.monotonic_ns()}-{n}\r\n")
+        liar = client.wire()
+        liar.send(b"POST /models/typed/predict HTTP/1.1\r\nx-pad: ")
+        time.sleep(0.05)  # a read of its own
+        liar.send(whole)
+        assert liar.answer().json() == 8
+        wire = client.wire()
+        for _ in range(5):
+            wire.send(whole)
+            assert wire.answer().json() == {"n": 4}
+
+
+@pytest.mark.row("A5")
 def test_a_part_of_a_head_that_was_good_is_no_head(contract: Contract) -> None:
     whole = message("/predict", '{"n":4}')
     for cut in (1, 5, 9):
@@ -549,6 +669,7 @@ def test_a_part_of_a_head_that_was_good_is_no_head(contract: Contract) -> None:
             assert refusal.status == 400
 
 
+@pytest.mark.row("A5")
 def test_the_same_head_with_another_body_is_another_request(contract: Contract) -> None:
     head = message("/predict", "12345").removesuffix(b"12345")
     with contract.watch(reaches=4) as client:
@@ -560,6 +681,7 @@ def test_the_same_head_with_another_body_is_another_request(contract: Contract) 
         assert wire.answer().status == 400
 
 
+@pytest.mark.row("A6")
 def test_a_head_that_was_good_is_refused_where_it_asks_for_too_much(contract: Contract) -> None:
     """The same first bytes, in pieces and with more behind them, many times over."""
     whole = message("/predict", '{"n":4}')

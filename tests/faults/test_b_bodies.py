@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.e2e.conftest import Served
-from tests.faults.conftest import rounds
+from tests.e2e.conftest import Answer, Serve, Served
+from tests.faults.conftest import ECHO, HTTP_MODELS, rounds
 from tests.faults.contract import Client, Contract, message
+from tests.faults.defences import without
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,7 @@ def ask_all(client: Client, bodies: list[bytes], media_type: str, path: str = "/
                 assert (answer.status, answer.code) in ((400, "malformed"), (400, "too_deep"))
 
 
+@pytest.mark.row("B1")
 @pytest.mark.parametrize("media_type", BODIES)
 def test_every_cut_of_a_body_is_malformed(contract: Contract, media_type: str) -> None:
     body = BODIES[media_type]
@@ -55,6 +57,7 @@ def test_every_cut_of_a_body_is_malformed(contract: Contract, media_type: str) -
     contract.hold(act, rounds=3)
 
 
+@pytest.mark.row("B1")
 @pytest.mark.parametrize("media_type", BODIES)
 def test_every_flipped_bit_gives_a_400_or_another_value(
     contract: Contract, media_type: str
@@ -72,6 +75,7 @@ def nested(media_type: str, levels: int) -> bytes:
     return b"[" * levels + b"]" * levels if media_type == JSON else b"\x91" * (levels - 1) + b"\x90"
 
 
+@pytest.mark.row("B2")
 @pytest.mark.parametrize("media_type", BODIES)
 @pytest.mark.parametrize("levels", [65, 1_000, 250_000])
 def test_a_body_that_nests_too_deep_is_refused(
@@ -90,6 +94,7 @@ def too_deep(client: Client, body: bytes, media_type: str) -> None:
     assert answer.code == "too_deep"
 
 
+@pytest.mark.counter("B2")
 @pytest.mark.parametrize("media_type", BODIES)
 def test_without_its_limit_a_deep_body_passes(undefended: Served, media_type: str) -> None:
     with Client(undefended) as client, pytest.raises(AssertionError):
@@ -115,13 +120,16 @@ MSGPACKS = {
 }
 
 
+@pytest.mark.row("B3")
 @pytest.mark.parametrize("body", MSGPACKS.values(), ids=MSGPACKS)
 def test_bad_msgpack_is_malformed_and_takes_no_memory(contract: Contract, body: bytes) -> None:
-    def act(client: Client) -> None:
-        answer = client.ask("/predict", body, typed(MSGPACK))
-        assert (answer.status, answer.code) == (400, "malformed")
+    contract.hold(lambda client: malformed(client, body), reaches=1)
 
-    contract.hold(act, reaches=1)
+
+def malformed(client: Client, body: bytes) -> None:
+    answer = client.ask("/predict", body, typed(MSGPACK))
+    assert answer.status == 400
+    assert answer.code == "malformed"
 
 
 JSONS: dict[str, tuple[bytes, int, Any]] = {
@@ -151,19 +159,22 @@ JSONS: dict[str, tuple[bytes, int, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("body", "status", "value"), JSONS.values(), ids=JSONS)
+@pytest.mark.row("B4")
+@pytest.mark.parametrize("case", JSONS.values(), ids=JSONS)
 def test_what_json_leaves_open_has_one_answer(
-    contract: Contract, body: bytes, status: int, value: Any
+    contract: Contract, case: tuple[bytes, int, Any]
 ) -> None:
-    def act(client: Client) -> None:
-        answer = client.ask("/predict", body, typed(JSON))
-        assert answer.status == status
-        if status == 200:
-            assert answer.json() == value
-        else:
-            assert answer.code == "malformed"
+    contract.hold(lambda client: one_answer(client, case), reaches=1)
 
-    contract.hold(act, reaches=1)
+
+def one_answer(client: Client, case: tuple[bytes, int, Any]) -> None:
+    body, status, value = case
+    answer = client.ask("/predict", body, typed(JSON))
+    assert answer.status == status
+    if status == 200:
+        assert answer.json() == value
+    else:
+        assert answer.code == "malformed"
 
 
 NOT_THE_TYPE = {
@@ -178,14 +189,17 @@ NOT_THE_TYPE = {
 }
 
 
+@pytest.mark.row("B6")
 @pytest.mark.parametrize("body", NOT_THE_TYPE.values(), ids=NOT_THE_TYPE)
 def test_a_value_that_is_not_the_models_type_is_a_422(contract: Contract, body: bytes) -> None:
-    def act(client: Client) -> None:
-        answer = client.ask("/models/typed/predict", body)
-        assert (answer.status, answer.code) == (422, "invalid")
-        assert "$" in answer.json()["error"]
+    contract.hold(lambda client: invalid(client, "/models/typed/predict", body), reaches=1)
 
-    contract.hold(act, reaches=1)
+
+def invalid(client: Client, path: str, body: bytes) -> None:
+    answer = client.ask(path, body)
+    assert answer.status == 422
+    assert answer.code == "invalid"
+    assert "$" in answer.json()["error"]
 
 
 WRONG_TYPES = {
@@ -202,11 +216,11 @@ WRONG_TYPES = {
 }
 
 
+@pytest.mark.row("B5")
 @pytest.mark.parametrize("media_type", WRONG_TYPES.values(), ids=WRONG_TYPES)
 def test_a_type_that_the_model_does_not_read_is_a_415(contract: Contract, media_type: str) -> None:
     def act(client: Client) -> None:
-        answer = client.ask("/predict", b'{"n":1}', typed(media_type))
-        assert (answer.status, answer.code) == (415, "unsupported_media_type")
+        answer = unsupported(client, b'{"n":1}', typed(media_type))
         assert "Content-Type: application/json" in answer.json()["error"] or "utf-8" in str(
             answer.json()["error"]
         )
@@ -214,6 +228,14 @@ def test_a_type_that_the_model_does_not_read_is_a_415(contract: Contract, media_
     contract.hold(act, reaches=0)
 
 
+def unsupported(client: Client, body: bytes, headers: str) -> Answer:
+    answer = client.ask("/predict", body, headers)
+    assert answer.status == 415
+    assert answer.code == "unsupported_media_type"
+    return answer
+
+
+@pytest.mark.row("B5")
 def test_a_missing_type_is_the_models_default(contract: Contract) -> None:
     def act(client: Client) -> None:
         assert client.ask("/predict", b"[1]").json() == [1]
@@ -222,17 +244,16 @@ def test_a_missing_type_is_the_models_default(contract: Contract) -> None:
     contract.hold(act, reaches=2)
 
 
+@pytest.mark.row("C3")
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip", "x" * 5000])
 def test_a_compressed_body_is_not_inflated(contract: Contract, encoding: str) -> None:
     def act(client: Client) -> None:
-        answer = client.ask(
-            "/predict", b"\x1f\x8b\x08" + bytes(1000), f"content-encoding: {encoding}\r\n"
-        )
-        assert (answer.status, answer.code) == (415, "unsupported_media_type")
+        unsupported(client, b"\x1f\x8b\x08" + bytes(1000), f"content-encoding: {encoding}\r\n")
 
     contract.hold(act, reaches=0)
 
 
+@pytest.mark.row("B7")
 @pytest.mark.parametrize("media_type", BODIES)
 def test_good_bodies_between_bad_ones_are_right(contract: Contract, media_type: str) -> None:
     count = rounds(500)
@@ -251,6 +272,7 @@ def test_good_bodies_between_bad_ones_are_right(contract: Contract, media_type: 
 DECODE_BACK: dict[str, Any] = {JSON: msgspec.json.encode, MSGPACK: msgspec.msgpack.encode}
 
 
+@pytest.mark.row("B4")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_msgpack_carries_what_json_cannot(contract: Contract, value: float) -> None:
     def act(client: Client) -> None:
@@ -278,6 +300,7 @@ V1 = {
 }
 
 
+@pytest.mark.row("B6")
 @pytest.mark.parametrize("body", V1.values(), ids=V1)
 def test_a_bad_envelope_is_refused_whole(contract: Contract, body: bytes) -> None:
     def act(client: Client) -> None:
@@ -285,3 +308,58 @@ def test_a_bad_envelope_is_refused_whole(contract: Contract, body: bytes) -> Non
         assert answer.status in (400, 422), answer.body
 
     contract.hold(act)
+
+
+# They fail where a defence is taken away
+
+
+@pytest.mark.counter("B1", "B4")
+def test_where_what_cannot_be_decoded_is_nothing_cut_bodies_pass(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", env=without("what cannot be decoded is malformed"))
+    with Client(server) as client:
+        with pytest.raises((AssertionError, ValueError)):
+            ask_all(client, [BODIES[JSON][:-1]], JSON)
+        with pytest.raises(AssertionError):
+            one_answer(client, JSONS["nan"])
+
+
+@pytest.mark.counter("B3")
+def test_where_extensions_are_values_they_pass(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", env=without("extensions are refused"))
+    with Client(server) as client, pytest.raises(AssertionError):
+        malformed(client, MSGPACKS["extension"])
+
+
+@pytest.mark.counter("B5", "C3")
+@pytest.mark.parametrize(
+    ("defence", "headers"),
+    [
+        ("a type that the model does not read is refused", typed("application/x-pickle")),
+        ("a compressed body is refused", "content-encoding: gzip\r\n"),
+    ],
+)
+def test_where_any_type_or_coding_is_taken_it_is_no_415(
+    serve: Serve, defence: str, headers: str
+) -> None:
+    server = serve(ECHO, executor="inline", env=without(defence))
+    with Client(server) as client, pytest.raises(AssertionError):
+        unsupported(client, b'{"n":1}', headers)
+
+
+@pytest.mark.counter("B6")
+def test_a_model_of_any_type_takes_what_a_typed_one_refuses(serve: Serve) -> None:
+    """The schema is what refuses."""
+    server = serve(ECHO, executor="inline")
+    with Client(server) as client:
+        for body in (NOT_THE_TYPE["null"], NOT_THE_TYPE["list"]):
+            with pytest.raises(AssertionError):
+                invalid(client, "/predict", body)
+
+
+@pytest.mark.counter("B7", "M4")
+def test_where_requests_are_kept_it_is_noticed(serve: Serve) -> None:
+    canary = f"{HTTP_MODELS}:Canary"
+    server = serve(ECHO, canary, env=without("an answered request is forgotten"))
+    contract = Contract(server, "fast")
+    with pytest.raises(AssertionError, match="memory grows"):
+        contract.hold(lambda client: ask_all(client, [b"{", b"[1]"] * 500, JSON), rounds=2)

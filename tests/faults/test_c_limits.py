@@ -30,6 +30,7 @@ def chunked(path: str, chunk: bytes, count: int) -> bytes:
     return head + b"%x\r\n%s\r\n" % (len(chunk), chunk) * count + b"0\r\n\r\n"
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize(
     ("path", "limit"), [("/predict", JSON_LIMIT), ("/models/size/predict", BODY_LIMIT)]
 )
@@ -44,6 +45,7 @@ def test_a_body_at_the_limit_is_taken(contract: Contract, path: str, limit: int)
     contract.hold(act, rounds=10, reaches=2)
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize(
     ("path", "limit"), [("/predict", JSON_LIMIT), ("/models/size/predict", BODY_LIMIT)]
 )
@@ -67,6 +69,7 @@ def over_the_limit(client: Client, path: str, limit: int) -> None:
         client.abandon(1)
 
 
+@pytest.mark.row("C1")
 @pytest.mark.parametrize(
     "declared", [JSON_LIMIT + 1, 2**31, 2**63 - 1], ids=["limit+1", "2^31", "2^63-1"]
 )
@@ -83,6 +86,7 @@ def test_a_declared_body_over_the_limit_is_refused_at_its_head(
     contract.hold(act, reaches=0)
 
 
+@pytest.mark.row("C2")
 @pytest.mark.parametrize("size", [1, 10, 4096, MIB])
 def test_chunks_without_end_are_cut_off_at_the_limit(contract: Contract, size: int) -> None:
     chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
@@ -108,6 +112,7 @@ def test_chunks_without_end_are_cut_off_at_the_limit(contract: Contract, size: i
     contract.hold(act, rounds=2, reaches=0)
 
 
+@pytest.mark.row("C2")
 def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
     """As many as the limit lets in; what they cost stays near what they hold."""
     with contract.watch(reaches=1) as client:
@@ -118,6 +123,7 @@ def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
         assert rss_bytes(contract.server) - before < 16 * MIB
 
 
+@pytest.mark.row("C5")
 def test_more_instances_than_the_queue_takes_are_refused_whole(contract: Contract) -> None:
     body = json.dumps({"instances": [1] * 100_000})
 
@@ -137,6 +143,7 @@ def held(contract: Contract) -> Iterator[Served]:
     flag.touch()
 
 
+@pytest.mark.row("C6")
 def test_bodies_that_wait_have_a_budget(contract: Contract, held: Served) -> None:
     body = bytes(BODY_LIMIT - 1)
     with contract.watch() as client:
@@ -157,6 +164,7 @@ def test_bodies_that_wait_have_a_budget(contract: Contract, held: Served) -> Non
         assert all(a.json() == len(body) for a in answers if a.status == 200)
 
 
+@pytest.mark.row("C7")
 # How deep Python can write is its own affair: 2,000 levels are too many for 3.11, and not for 3.12.
 @pytest.mark.parametrize("order", [-100_000, 13 * MIB], ids=["deep", "large"])
 def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order: int) -> None:
@@ -174,6 +182,7 @@ def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order
 # The rows fail where nothing is limited
 
 
+@pytest.mark.counter("C1")
 def test_without_its_limit_a_large_body_passes(undefended: Served) -> None:
     with Client(undefended) as client, pytest.raises((AssertionError, KeyError)):
         over_the_limit(client, "/models/size/predict", BODY_LIMIT)

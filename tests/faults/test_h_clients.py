@@ -41,6 +41,7 @@ PARTS = {
 }
 
 
+@pytest.mark.row("H1")
 @go
 @pytest.mark.parametrize(("part", "taken"), PARTS.values(), ids=PARTS)
 def test_a_client_that_goes_before_its_request_is_whole(
@@ -76,6 +77,7 @@ def occupied(client: Client) -> Iterator[list[LoggedWire]]:
         client.server.set(flag)
 
 
+@pytest.mark.row("H1")
 @pytest.mark.parametrize("count", [1, 3])
 @go
 def test_what_nobody_waits_for_leaves_the_queue(
@@ -98,6 +100,7 @@ def test_what_nobody_waits_for_leaves_the_queue(
     assert server.metric("headrace_items_total", model="typed", code="ok") == right + 5
 
 
+@pytest.mark.row("H1")
 def test_a_client_that_is_far_ahead_and_vanishes_leaves_the_queue(contract: Contract) -> None:
     server, queued = contract.server, "headrace_queue_items"
     with contract.watch() as client:
@@ -110,6 +113,7 @@ def test_a_client_that_is_far_ahead_and_vanishes_leaves_the_queue(contract: Cont
             eventually(lambda: server.metric(queued, model="typed") == 0, "it to leave", 3.0)
 
 
+@pytest.mark.row("H1")
 @go
 def test_a_client_that_goes_while_it_runs_changes_nothing_for_its_mates(
     contract: Contract, go: Callable[[LoggedWire], None]
@@ -127,6 +131,7 @@ def test_a_client_that_goes_while_it_runs_changes_nothing_for_its_mates(
         assert [wire.answer().json() for wire in mates] == [10] * 3
 
 
+@pytest.mark.row("H1")
 @go
 def test_a_client_that_goes_in_the_middle_of_its_answer(
     contract: Contract, go: Callable[[LoggedWire], None]
@@ -141,6 +146,7 @@ def test_a_client_that_goes_in_the_middle_of_its_answer(
     contract.hold(act, rounds=5, reaches=1)
 
 
+@pytest.mark.row("H2")
 @go
 def test_connections_that_come_and_go_leave_nothing(
     contract: Contract, go: Callable[[LoggedWire], None]
@@ -170,6 +176,7 @@ SLOW: dict[str, tuple[bytes, bytes, int | None]] = {
 }
 
 
+@pytest.mark.row("H3")
 @pytest.mark.parametrize(("begin", "drip", "status"), SLOW.values(), ids=SLOW)
 def test_a_client_that_crawls_is_closed_at_its_deadline(
     contract: Contract, begin: bytes, drip: bytes, status: int | None
@@ -192,6 +199,7 @@ def test_a_client_that_crawls_is_closed_at_its_deadline(
         assert HEAD_S * 0.9 < time.monotonic() - began < HEAD_S * 5
 
 
+@pytest.mark.row("H4")
 def test_what_is_done_for_a_client_that_does_not_read_is_bounded(contract: Contract) -> None:
     server, count = contract.server, 10
     items = "headrace_items_total"
@@ -217,6 +225,7 @@ MAX_HELD = 30
 """Answers that one connection may hold at most, of the 60 that it asked for."""
 
 
+@pytest.mark.row("H4")
 def test_a_client_that_never_reads_is_closed(contract: Contract) -> None:
     with contract.watch() as client:
         wire = client.wire()
@@ -227,6 +236,7 @@ def test_a_client_that_never_reads_is_closed(contract: Contract) -> None:
         eventually(lambda: held(contract.server).fds < before, "the server to give it up")
 
 
+@pytest.mark.row("F1")
 def test_many_clients_at_once_each_get_their_own_answer(contract: Contract) -> None:
     with contract.watch() as client, ThreadPoolExecutor(16) as pool:
 
@@ -251,6 +261,7 @@ def test_many_clients_at_once_each_get_their_own_answer(contract: Contract) -> N
 # The rows fail where nothing is limited
 
 
+@pytest.mark.counter("H3")
 def test_without_a_deadline_a_slow_head_waits(undefended: Served) -> None:
     with Client(undefended) as client:
         wire = client.wire()
