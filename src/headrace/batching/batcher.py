@@ -209,10 +209,7 @@ class Batcher:
 
         The replicas may have been stopped, too, and nobody knows for how long.
         """
-        for batch in self._fleet.open_batches():
-            if batch.started_at is not None:
-                batch.started_at = now
-                batch.was_stopped = True
+        self._fleet.resumed(now)
 
     def part(
         self, now: Instant, batch: Batch, index: int, *, failed: bool = False, last: bool = True

@@ -123,6 +123,20 @@ class Fleet:
             replica.suspect = self.quarantined = None
         return True
 
+    def open_batches(self) -> Iterator[Batch]:
+        """The batches that are with a replica."""
+        for replica in self._replicas.values():
+            yield from replica.open
+
+    def resumed(self, now: Instant) -> None:
+        """The process was stopped: what is with the replicas begins its turn, or its time, anew."""
+        for replica in self._replicas.values():
+            replica.turn = now
+            for batch in replica.open:
+                if batch.started_at is not None:
+                    batch.started_at = now
+                    batch.was_stopped = True
+
     def under_way(self) -> Iterator[tuple[Batch, Instant]]:
         """The batches that replicas work on, and since when.
 

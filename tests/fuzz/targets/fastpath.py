@@ -76,7 +76,9 @@ class Server:
         self._peers = peers
         self._service = App(peers.service)
         prefix = peers.service.predict.id_prefix.encode()
-        self._our_id = re.compile(rb"x-request-id: (?:page-|refused-[0-9a-f]+-|%b)[0-9a-f]+" % prefix)
+        self._our_id = re.compile(
+            rb"x-request-id: (?:page-|refused-[0-9a-f]+-|%b)[0-9a-f]+" % prefix
+        )
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         """What headrace serves, but that its pages, which tell of the moment, are all the same."""
