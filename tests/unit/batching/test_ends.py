@@ -178,6 +178,17 @@ def test_a_batch_that_its_replica_does_not_begin_on_overruns_too() -> None:
     assert (driver.tick(), driver.wake) == ([], NEVER)
 
 
+def test_who_was_stopped_gets_its_time_anew_whether_it_had_begun_or_not() -> None:
+    driver = Driver(replicas=2, predict_timeout_s=2.0)
+    driver.start_one()
+    driver.submit(Item())
+    driver.run()
+    driver.now += 10
+    driver.batcher.resumed(driver.now)
+    assert driver.tick() == []
+    assert driver.wake == driver.now + 2.0
+
+
 def test_of_two_running_batches_the_earlier_limit_counts() -> None:
     driver = Driver(replicas=2, predict_timeout_s=2.0)
     driver.start_one()
