@@ -66,8 +66,9 @@ def batching(
     """Batch jobs for workers that connect and ask for them, until SIGTERM or ^C.
 
     Any POST with a body is a job, at any path; GET /metrics, /livez, /readyz and / tell of the
-    service. Options may be written with one dash. Limits of requests, the log and the drain are
-    set as for `headrace serve`, by HEADRACE_ variables or headrace.toml. Exit codes: 0 after a
+    service. Options may be written with one dash. Limits of requests, API keys, the operators'
+    address, the log and the drain are set as for `headrace serve`, by HEADRACE_ variables or
+    headrace.toml. Exit codes: 0 after a
     drain, 2 for a wrong option, 3 if an address cannot be had.
     """
     from .. import logs
@@ -96,6 +97,9 @@ def batching(
         host=host,
         port=port,
         start_timeout_s=FOREVER_S,
+        admin_host=found.admin_host,
+        admin_port=found.admin_port,
+        admin_uds=found.admin_uds,
         auth=found.auth,
         log_level=found.log_level,
         log_format=found.log_format,

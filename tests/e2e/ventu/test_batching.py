@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -479,3 +480,23 @@ def test_a_job_that_ends_published_workers_gets_500_and_the_innocent_their_answe
     innocent = [answer for n, answer in enumerate(answers) if n != 5]
     assert [answer.json()["total"] for answer in innocent] == [n for n in range(12) if n != 5]
     assert worker.starts <= 4
+
+
+def test_jobs_bring_a_key_and_operators_have_an_address_as_the_settings_say(
+    house: House, uds: Path
+) -> None:
+    secret = "correct-horse-battery"
+    env = {"HEADRACE_AUTH_KEYS": f"alice:{secret}", "HEADRACE_ADMIN_UDS": str(uds)}
+    service = house.batching(env=env)
+    house.worker(service)
+    headers = {"content-type": "application/json"}
+    refused = service.request("POST", "/x", content=order(21), headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    headers["authorization"] = f"Bearer {secret}"
+    answer = service.request("POST", "/x", content=order(21), headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"double": 42})
+    transport = httpx.HTTPTransport(uds=str(uds))
+    with httpx.Client(transport=transport, trust_env=False) as operator:
+        metrics = operator.get("http://x/metrics").text
+    assert 'headrace_http_client_requests_total{client="alice",status="200"} 1.0' in metrics
+    assert secret not in metrics
