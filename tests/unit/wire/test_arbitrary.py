@@ -222,6 +222,7 @@ def spoiled(data: bytes, at: int, byte: int) -> bytes:
     return data[:at] + bytes([byte]) + data[at + 1 :]
 
 
+@pytest.mark.row("J5")
 @pytest.mark.parametrize("state", ENDS)
 @given(st.data())
 def test_any_bytes_are_met_with_a_protocol_error_at_worst(state: str, data: st.DataObject) -> None:
@@ -238,6 +239,7 @@ def test_any_bytes_are_met_with_a_protocol_error_at_worst(state: str, data: st.D
             assert len(end.get_buffer()) <= LIMITS.max_frame_bytes
 
 
+@pytest.mark.row("J5")
 @pytest.mark.parametrize("state", ENDS)
 def test_no_bytes_take_more_memory_than_the_limits(state: str) -> None:
     rng = random.Random(4)
