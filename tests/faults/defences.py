@@ -552,7 +552,7 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "a log that nobody reads is not waited for": (
         Defence(
             "headrace.logs",
-            "    return OutletHandler(Outlet(fd))\n",
+            "    return OutletHandler(Outlet(fd)) if fd == STDERR else logging.StreamHandler(stream)\n",
             "    return logging.StreamHandler(stream)\n",
         ),
     ),
@@ -562,8 +562,8 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "who was stopped gets its time anew": (
         Defence(
             "headrace.batching.batcher",
-            "                batch.started_at = now\n                batch.was_stopped = True\n",
-            "                pass\n",
+            "        self._fleet.resumed(now)\n",
+            "        pass\n",
         ),
         Defence(
             "headrace.executors.inline", "                resumed = now\n", "                pass\n"
