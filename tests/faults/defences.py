@@ -552,8 +552,8 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "a log that nobody reads is not waited for": (
         Defence(
             "headrace.logs",
-            "    return OutletHandler(Outlet(fd)) if fd == STDERR else logging.StreamHandler(stream)\n",
-            "    return logging.StreamHandler(stream)\n",
+            "    return OutletHandler(Outlet(fd)) if fd == STDERR else",
+            "    return",
         ),
     ),
     "time is that of the monotonic clock": (
