@@ -293,6 +293,25 @@ def test_old_versions_are_refused_where_the_setting_says_so(
     assert status(server, certificate.trust) == 200
 
 
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_handshake_that_does_not_come_is_waited_for_as_a_head_is(
+    serve: Serve, certificate: Certificate, sent: bytes
+) -> None:
+    server = serve(
+        "Scripted",
+        executor="thread",
+        tls_cert=certificate.cert,
+        tls_key=certificate.key,
+        limits__head_timeout_s=0.5,
+    )
+    with Wire(server) as silent:
+        silent.socket.settimeout(WAIT_S)
+        silent.send(sent)
+        assert silent.is_closed()
+    assert status(server, certificate.trust) == 200
+    assert server.log_lines == []
+
+
 def test_a_certificate_is_renewed_while_it_serves(serve: Serve, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

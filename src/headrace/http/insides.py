@@ -8,8 +8,9 @@ What is relied on:
 
 - `Config(http=...)` takes a protocol class, which is called with `config`, `server_state`,
   `app_state` and `_loop`.
-- `config` has `loaded_app`, `root_path`, `asgi_version` and `limit_concurrency`; and `ssl`, which
-  `load` sets and the server listens with.
+- `config` has `loaded_app`, `root_path`, `asgi_version` and `limit_concurrency`.
+- `Server.startup` listens on the sockets that it is given, on none if the list is empty, and keeps
+  what `create_server` gives in `servers`.
 - `server_state` has `connections`, `tasks`, `total_requests`, and `default_headers`, a list that is
   replaced, not changed, once a second.
 - At a drain, `Server.shutdown` calls `shutdown()` of each in `connections`, and waits until there

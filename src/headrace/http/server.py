@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import socket
@@ -154,10 +155,31 @@ class HttpServer(_Quiet):
                 **_timeouts(settings),
             )
         )
-        if tls is not None:
-            # Its own way makes a context of files by itself, which nothing can renew.
-            self.config.load()
-            self.config.ssl = tls
+        self._tls = tls
+        self._handshake_s = limits.head_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; uvicorn's own context cannot be renewed, and waits a minute for a handshake."""
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        protocol: Any = self.config.http_protocol_class
+        make = functools.partial(
+            protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
+        for listener in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                make,
+                sock=listener,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._handshake_s,
+                backlog=BACKLOG,
+            )
+            self.servers.append(server)
 
     def finish(self) -> None:
         """From now on each answer tells its client that the connection ends with it.
