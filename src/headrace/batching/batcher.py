@@ -250,7 +250,7 @@ class Batcher:
 
     def ended(self, now: Instant, batch: Batch) -> None:
         """A replica is done with a batch."""
-        if not self._fleet.finish(batch):
+        if not self._fleet.finish(now, batch):
             return
         # A worker passes over what has expired, and may be heard before our own timer.
         self._expire(now)

@@ -103,7 +103,8 @@ class Fleet:
         replica = self._replicas.get(batch.replica)
         if replica is None:
             return False
-        replica.turn = now
+        if batch in replica.open:  # else it is of another replica of this number
+            replica.turn = now
         if not batch.holds_slot:
             return False
         batch.holds_slot = False
@@ -113,12 +114,13 @@ class Fleet:
         self.held -= 1
         return not replica.held
 
-    def finish(self, batch: Batch) -> bool:
+    def finish(self, now: Instant, batch: Batch) -> bool:
         """A batch is done with, but for its slot; False if it was done with before, or lost."""
         replica = self._replicas.get(batch.replica)
         if replica is None or batch not in replica.open:
             return False
         replica.open.remove(batch)
+        replica.turn = now
         if batch is replica.suspect:
             replica.suspect = self.quarantined = None
         return True

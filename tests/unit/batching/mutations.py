@@ -286,8 +286,8 @@ MUTATIONS = [
     Mutation(
         "a batch counts from its cut and not from its turn",
         "fleet",
-        "        replica.turn = now\n        if not batch.holds_slot",
-        "        if not batch.holds_slot",
+        "        replica.open.remove(batch)\n        replica.turn = now\n",
+        "        replica.open.remove(batch)\n",
     ),
     Mutation(
         "a batch that had not begun is suspected",
