@@ -22,7 +22,7 @@ import pytest
 
 from tests.e2e.conftest import Served, eventually, starter
 from tests.faults.client import Got, Load, Log
-from tests.faults.conftest import MODELS, end_what_is_left
+from tests.faults.conftest import LONG_TIMEOUT_S, MODELS, end_what_is_left
 from tests.faults.defences import without
 from tests.faults.watch import (
     SLACK_BYTES,
@@ -30,7 +30,6 @@ from tests.faults.watch import (
     held,
     kill,
     lives,
-    noted,
     rss_bytes,
     tree,
     workers,
@@ -45,6 +44,7 @@ REPLICAS = 4
 WARM = 8
 BYTES_A_DEATH = 128
 """What the server's memory may grow by for each death, beyond the slack."""
+ORDER = {"s": 0.02}
 POISON_EACH = 4
 """Of so many deaths one is by an item."""
 
@@ -91,6 +91,8 @@ class Reaper:
         self._server = server
         self._random = random.Random(seed)
         self._ended: set[int] = set()
+        self._loaded: set[int] = set()
+        self._read = 0
         self.killed = 0
         self.poisoned = 0
 
@@ -110,9 +112,22 @@ class Reaper:
 
     def _enough(self) -> list[int] | None:
         """The workers that have loaded their model, if they are more than half."""
-        children = children_of(self._server) - self._ended
-        loaded = [pid for pid in children & {*noted(self._server, "loads")} if lives(pid)]
-        return sorted(loaded) if len(loaded) > REPLICAS // 2 else None
+        self._read_loads()
+        children = children_of(self._server)
+        # A number may come again.
+        self._loaded &= children
+        self._ended &= children
+        alive = sorted(pid for pid in self._loaded - self._ended if lives(pid))
+        return alive if len(alive) > REPLICAS // 2 else None
+
+    def _read_loads(self) -> None:
+        """Which workers have loaded their model since it was last asked."""
+        with (self._server.folder / "loads").open("rb") as file:
+            file.seek(self._read)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(whole)
+        self._loaded |= {int(pid) for pid in whole.split()}
 
 
 def children_of(server: Served) -> set[int]:
@@ -142,11 +157,11 @@ def soak(count: int, seed: int, env: Mapping[str, str] | None = None) -> float:
     """So many deaths on one server; how many there were in a second."""
     with soaked(env) as server:
         log, reaper = Log(server), Reaper(server, seed)
-        with Load(log, REPLICAS, {"s": 0.004}) as load:
+        with Load(log, REPLICAS, ORDER) as load:
             reaper.end(WARM)
         before = at_rest(server)
         began = time.monotonic()
-        with Load(log, REPLICAS, {"s": 0.004}) as more:
+        with Load(log, REPLICAS, ORDER) as more:
             reaper.end(count)
         took_s = time.monotonic() - began
         after = eventually_as(server, before)
@@ -187,6 +202,7 @@ def check_counters(server: Served, reaper: Reaper) -> None:
 
 
 @pytest.mark.row("M2")
+@pytest.mark.timeout(LONG_TIMEOUT_S)  # as long as it is told
 def test_thousands_of_deaths_leave_nothing_behind() -> None:
     count, side_by_side = deaths(24), servers()
     each = max(8, count // side_by_side)
