@@ -56,6 +56,7 @@ def test_an_inline_model_is_ready_when_it_has_loaded(serve: Serve, uds: Path) ->
 
 
 @pytest.mark.parametrize("name", ["LoadRaises", "ExampleFails"])
+@pytest.mark.row("E6")
 def test_a_model_that_never_gets_ready_ends_the_server_with_4_and_a_reason(
     serve: Serve, executor: str, name: str
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_target_that_is_not_there_ends_the_server_with_2_and_a_hint(
 
 
 @pytest.mark.slow
+@pytest.mark.row("E6")
 def test_a_start_that_takes_too_long_ends_with_4(serve: Serve, executor: str) -> None:
     server = serve("SlowToLoad", executor=executor, is_ready=False, start_timeout_s=0.3)
     assert server.exit_code() == 4
@@ -320,6 +322,7 @@ def test_a_request_during_the_drain_is_answered_and_its_connection_closed(serve:
 
 
 @pytest.mark.slow
+@pytest.mark.row("E5")
 def test_a_hung_replica_on_a_thread_is_told_at_livez_and_ends_the_server_with_5(
     serve: Serve,
 ) -> None:
@@ -336,6 +339,7 @@ def test_a_hung_replica_on_a_thread_is_told_at_livez_and_ends_the_server_with_5(
 
 
 @pytest.mark.slow
+@pytest.mark.row("E5")
 def test_a_hung_inline_replica_ends_the_server_with_5(serve: Serve) -> None:
     server = serve("Scripted", executor="inline", limits__predict_timeout_s=0.5)
     with server.wire() as wire:

@@ -139,6 +139,7 @@ def test_a_newer_version_with_the_same_interface_is_a_replica_beside_the_older(
 # Faults of workers
 
 
+@pytest.mark.row("E7")
 def test_a_worker_that_dies_is_started_again_by_its_parent(house: House) -> None:
     front, worker = serve_one(house)
     died = front.predict(1, do="die")
@@ -149,6 +150,7 @@ def test_a_worker_that_dies_is_started_again_by_its_parent(house: House) -> None
     assert worker.process.poll() is None
 
 
+@pytest.mark.row("E7")
 def test_an_item_that_runs_alone_survives_the_kill_of_its_worker(house: House) -> None:
     front, first = serve_one(house)
     second = house.worker("Double", listens_at(front))
@@ -166,6 +168,7 @@ def is_busy(worker: Served) -> bool:
     return "predict 1" in journal(worker)
 
 
+@pytest.mark.row("E9")
 def test_a_poison_item_costs_three_workers_at_most_and_nobody_else_an_answer(
     house: House,
 ) -> None:
@@ -182,6 +185,7 @@ def test_a_poison_item_costs_three_workers_at_most_and_nobody_else_an_answer(
     assert loads <= 5
 
 
+@pytest.mark.row("E5")
 def test_a_worker_that_hangs_is_given_up_and_ends_itself(house: House) -> None:
     front, worker = serve_one(house, limits__predict_timeout_s=1)
     (child,) = children_of(worker)
@@ -192,6 +196,7 @@ def test_a_worker_that_hangs_is_given_up_and_ends_itself(house: House) -> None:
     assert front.predict(2).json() == 4
 
 
+@pytest.mark.row("E6")
 def test_a_worker_whose_model_does_not_load_ends_with_4_and_its_front_goes_on(
     house: House,
 ) -> None:
@@ -352,6 +357,7 @@ def test_a_worker_leaves_a_front_that_says_nothing_and_tries_again(house: House)
 # Trust
 
 
+@pytest.mark.row("J1")
 def test_a_worker_with_another_secret_never_joins(house: House) -> None:
     front, _ = serve_one(house, log_level="debug")
     house.secret.write_text("another secret, long enough")
@@ -379,6 +385,7 @@ def make_certificates(folder: Path) -> None:
     openssl("x509", *signed, "-copy_extensions", "copy", "-out", "server.pem", folder=folder)
 
 
+@pytest.mark.row("J1")
 def test_with_tls_a_worker_joins_only_a_front_that_it_can_trust(house: House) -> None:
     (house.folder / "other").mkdir()
     make_certificates(house.folder)
