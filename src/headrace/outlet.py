@@ -35,6 +35,8 @@ class Outlet:
         self._known: tuple[int, int] | None = None
         self._own: int | None = None
         self._push: Callable[[bytes], int] = self._push_plainly
+        with contextlib.suppress(OSError):
+            self._look()
 
     def write(self, text: str) -> bool:
         """Write a text whole, or not at all; whether it was, or will be with the next one."""
@@ -127,6 +129,13 @@ class Outlet:
 
     def _push_plainly(self, data: bytes) -> int:
         return os.write(self._fd, data)
+
+
+def say(text: str) -> None:
+    """Write a text to standard output, if that takes it at once."""
+    outlet = Outlet(1)
+    outlet.write(text)
+    outlet.close(0.0)
 
 
 def fill_closed() -> None:

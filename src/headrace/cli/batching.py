@@ -76,7 +76,7 @@ def batching(
     from ..errors import ConfigError
     from ..hosts import PulledJobs
     from ..listener import BindError, address_of, listening
-    from ..outlet import Outlet
+    from ..outlet import say
     from ..server import EXIT_BIND, Server
     from .settings import resolve_settings
 
@@ -123,7 +123,7 @@ def batching(
             addresses = f"jobs on {address_of(clients)}, workers on {_shown(workers)}"
 
             def tell() -> None:
-                Outlet(1).write(f"headrace batching: {addresses}\n")
+                say(f"headrace batching: {addresses}\n")
 
             jobs = PulledJobs(workers, how, settings, on_open=tell)
             raise typer.Exit(Server([], settings, host=jobs).run(clients))

@@ -90,7 +90,7 @@ def serve(
 
 def _tell(server: Server) -> None:
     """Say what is served where."""
-    from ..outlet import Outlet
+    from ..outlet import say
     from ..version import __version__
 
     settings, address = server.settings, server.address
@@ -110,4 +110,4 @@ def _tell(server: Server) -> None:
     metrics = f"{server.admin_address or address}/metrics"
     lines.append(f"  API pages: {address}/docs   metrics: {metrics}   stop: ^C")
     # Whether or not somebody reads it, serving goes on.
-    Outlet(1).write("\n".join(lines) + "\n")
+    say("\n".join(lines) + "\n")
