@@ -59,7 +59,8 @@ def check(data: bytes) -> None:
         assert len(str(error)) < 3000
         return
     assert type(array) is np.ndarray and array.flags.writeable and array.flags.owndata
-    assert array.nbytes <= len(data)
+    assert header_bytes(data) + array.nbytes == len(data)
+    assert array.dtype != bool or array.view(np.uint8).max(initial=0) <= 1
     repr(array.tolist() if array.size < 100 else array)
     try:
         again = decode_numpy(encode_numpy(array))
@@ -73,6 +74,14 @@ def check(data: bytes) -> None:
         array.shape,
     )
     assert again.tobytes() == array.tobytes()
+
+
+def header_bytes(body: bytes) -> int:
+    """What comes before the values."""
+    if not body.startswith(b"\x93NUMPY"):
+        return 8 + int.from_bytes(body[:8], "little")
+    size = 2 if body[6] == 1 else 4
+    return 8 + size + int.from_bytes(body[8 : 8 + size], "little")
 
 
 def seeds() -> list[bytes]:
@@ -91,4 +100,8 @@ def seeds() -> list[bytes]:
     bodies = [decode_bytes(encode_numpy(each)) for each in made]
     objects = io.BytesIO()
     np.save(objects, np.array([None]), allow_pickle=True)
-    return [*bodies, objects.getvalue()]
+    text, flag = bodies[2], bodies[4]
+    return [
+        *(*bodies, objects.getvalue(), bodies[0] + b"\0", bodies[0][:-1], bodies[8] + b"\0"),
+        *(text[:-4] + b"\xff" * 4, flag[:-1] + b"\2"),
+    ]

@@ -58,6 +58,8 @@ LIMITS = Limits(
     max_body_bytes=600, max_json_bytes=300, max_head_bytes=400, max_headers=12, max_queue_items=20
 )
 PAGES = ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs", "/redoc")
+RUN_S = 1.0
+"""How long each batch takes: a request that has less time is answered so."""
 MALFORMED = b"expected a well-formed HTTP/1.1 request"
 _HEAD = re.compile(rb"HTTP/1\.1 \d.*?\r\n\r\n", re.DOTALL)
 _loop = asyncio.new_event_loop()
@@ -111,12 +113,19 @@ class Server:
         return found
 
     async def _settle(self, peer: Peer) -> None:
-        self._peers.run()
+        peers = self._peers
+        peers.loop.run()
+        if peers.executor.batches:
+            peers.loop.advance(RUN_S)
+        peers.run()
         for _ in range(30):
             if not isinstance(peer.connection.oldest, AsgiTurn):
                 return
             await _pass()
-            self._peers.run()
+            peers.loop.run()
+            if peers.executor.batches:
+                peers.loop.advance(RUN_S)
+            peers.run()
 
     def _plain(self, got: bytes) -> bytes:
         """Without what is of the moment, and each head's lines in order."""
@@ -187,6 +196,14 @@ def cut(data: bytes, size: int) -> Sequence[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
+def longer(request: bytes) -> bytes:
+    """A request whose body is as long as before, and ten times as long by its head."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    size = b"content-length: %d" % len(body)
+    longer = head.replace(size, size + b"0") + b"\r\n\r\n"
+    return longer + body + SPLIT + body * 9 + SPLIT + request
+
+
 def seeds() -> list[bytes]:
     chunked = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     requests = [
@@ -219,4 +236,6 @@ def seeds() -> list[bytes]:
         *(bytes([n % 4, 3]) + a + SPLIT + b for n, (a, b) in enumerate(pairs)),
         b"\x00\x05" + b"".join(requests[:5]),
         *(bytes([n, 4]) + SPLIT.join([each, each]) for n, each in enumerate(WARM)),
+        *(bytes([n, 60]) + longer(each) for n, each in enumerate(WARM)),
+        b"\x03\x3f" + WARM[3].replace(b"timeout: 5", b"timeout: 0.5"),
     ]

@@ -107,6 +107,10 @@ def seeds() -> list[bytes]:
         *(bytes([n % 5]) + line for n, line in enumerate(lines)),
         b"\x00" + b"\n".join(lines[:: len(values) + 1]),
         b"\xff" + lines[0],
+        *(
+            b"\x00x-request-timeout: " + each
+            for each in (b"0", b"-1", b"nan", b"inf", b"1e99", b"")
+        ),
         b"\x00" + b"\n".join(b"a%d: b" % n for n in range(21)),
         b"\x00accept: " + b"a" * 100,
     ]

@@ -83,4 +83,8 @@ def seeds() -> list[bytes]:
         stream = io.BytesIO()
         Image.new("RGB", (3, 2), (1, 2, 3)).save(stream, kind)
         found.append(b"\x00" + stream.getvalue())
+    for kind in ("GIF", "PNG", "TIFF", "WEBP", "JPEG"):
+        stream = io.BytesIO()
+        Image.new("L", (MAX_PIXELS // 8, 9)).save(stream, kind)
+        found += [b"\x00" + stream.getvalue(), b"\x01" + stream.getvalue()]
     return found

@@ -38,6 +38,7 @@ def check(data: bytes) -> None:
         assert len(error.message) < 200
         assert is_refused(data), error.message
     else:
+        assert _levels(value) <= MAX_DEPTH
         assert JSON.decode(JSON.encode(value), max_depth=MAX_DEPTH) == value
         assert repr(value) == repr(theirs(data))
 
@@ -84,6 +85,14 @@ def _in_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if any(_is_odd(part) for pair in pairs for part in _parts(list(pair))):
         raise ValueError("odd")
     return dict(pairs)
+
+
+def _levels(value: Any) -> int:
+    """How deep a value nests."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_levels, inner), default=0)
 
 
 def _is_odd(value: Any) -> bool:

@@ -44,6 +44,7 @@ def check(data: bytes) -> None:
         answer = JSON.decode(refusal.body, max_depth=DEEP)
         assert (refusal.status, answer["data"]) == (400, []) and answer["error"]
         return
+    assert len(payloads) <= MAX_ITEMS
     if whole is None:
         bodies = [payload.body for payload in payloads]
         is_for_the_model = any(envelope(JSON, body) is None for body in bodies)

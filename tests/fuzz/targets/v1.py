@@ -65,6 +65,7 @@ def check(data: bytes) -> None:
         assert isinstance(error, DecodeError)
         assert whole is None, error.message
         return
+    assert len(payloads) <= MAX_ITEMS
     if whole is None:
         # What lies within an instance the model's side judges, and other keys are let pass.
         bodies = [payload.body for payload in payloads]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from headrace.call import Payload, Value
 from headrace.errors import ProtocolError
-from headrace.wire import End, Parts, Run, encode, encode_frame
+from headrace.wire import End, Message, Parts, Run, encode, encode_frame
 from tests.unit.wire import driver
 from tests.unit.wire.test_arbitrary import LIMITS, SEGMENT_BYTES, Ends
 
@@ -30,11 +30,11 @@ def _framed(data: bytes) -> bytes:
     return b"".join(encode_frame(data[0], data[3 : 3 + size], [data[3 + size :]]))
 
 
-def _outcome(data: bytes, state: str, side: int, size: int) -> str | None:
+def _outcome(data: bytes, state: str, side: int, size: int) -> list[Message] | None:
     """All messages that the bytes are, or None if they are refused."""
     ends = Ends(state)
     end = (ends.front, ends.worker)[side]
-    found = []
+    found: list[Message] = []
     try:
         while data:
             buffer = end.get_buffer()
@@ -46,7 +46,7 @@ def _outcome(data: bytes, state: str, side: int, size: int) -> str | None:
     except ProtocolError as error:
         assert error.side == "remote"
         return None
-    return repr(found)
+    return found
 
 
 def check(data: bytes) -> None:
@@ -55,7 +55,26 @@ def check(data: bytes) -> None:
     state, side, size = STATES[data[0] % 8 % 5], data[0] // 8 % 2, data[1] or 1
     stream = _framed(data[2:]) if data[0] & FRAMED else data[2:]
     whole = _outcome(stream, state, side, 1 << 20)
-    assert whole == _outcome(stream, state, side, size)
+    assert repr(whole) == repr(_outcome(stream, state, side, size))
+    if whole and data[0] & FRAMED and state != "shared":
+        [message] = whole
+        _check_bodies(message, data[2:])
+
+
+def _check_bodies(message: Message, framed: bytes) -> None:
+    """The bodies of a message are the payload of its frame, each padded, and nothing else."""
+    payload = framed[3 + int.from_bytes(framed[1:3], "little") :]
+    bodies = []
+    if isinstance(message, Run):
+        bodies = [each.body for _, each in message.items]
+    elif isinstance(message, Parts):
+        bodies = [each.body for _, each in message.parts if isinstance(each, Value)]
+    assert sum(map(_padded, bodies)) in (0, _padded(payload))
+    assert all(body in payload + bytes(64) for body in bodies)
+
+
+def _padded(data: bytes) -> int:
+    return (len(data) + 63) & -64
 
 
 def seeds() -> list[bytes]:
