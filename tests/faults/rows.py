@@ -124,5 +124,9 @@ ROWS: Mapping[str, str] = MappingProxyType(
 NO_COUNTER: Mapping[str, str] = MappingProxyType({})
 """Rows that no switch can make fail, and why."""
 
-NOT_APPLICABLE: Mapping[str, str] = MappingProxyType({})
+NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
+    {
+        "C4": "no route takes a shape: there are neither v2 routes nor tensors in bodies yet",
+    }
+)
 """Rows of what headrace does not do yet, and why."""

@@ -363,3 +363,4 @@ def test_where_requests_are_kept_it_is_noticed(serve: Serve) -> None:
     contract = Contract(server, "fast")
     with pytest.raises(AssertionError, match="memory grows"):
         contract.hold(lambda client: ask_all(client, [b"{", b"[1]"] * 500, JSON), rounds=2)
+    contract.close()

@@ -8,9 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from tests.e2e.conftest import Served, eventually
-from tests.faults.conftest import MIB, TIGHT
+from tests.e2e.conftest import WAIT_S, Serve, Served, eventually
+from tests.faults.conftest import ECHO, HTTP_MODELS, MIB, TIGHT
 from tests.faults.contract import Client, Contract, message
+from tests.faults.defences import without
 from tests.faults.watch import SLACK_BYTES, rss_bytes
 
 pytestmark = pytest.mark.slow
@@ -89,27 +90,27 @@ def test_a_declared_body_over_the_limit_is_refused_at_its_head(
 @pytest.mark.row("C2")
 @pytest.mark.parametrize("size", [1, 10, 4096, MIB])
 def test_chunks_without_end_are_cut_off_at_the_limit(contract: Contract, size: int) -> None:
+    contract.hold(lambda client: cut_off(client, size), rounds=2, reaches=0)
+
+
+def cut_off(client: Client, size: int) -> None:
     chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
-
-    def act(client: Client) -> None:
-        wire = client.wire()
-        wire.socket.settimeout(10.0)
-        wire.send(f"POST /predict HTTP/1.1\r\n{CHUNKED}")
-        sent = 0
-        before = rss_bytes(contract.server)
-        piece = chunk * max(1, 65536 // len(chunk))
-        with suppress(ConnectionError):
-            while sent < 64 * MIB:
-                wire.socket.sendall(piece)
-                sent += len(piece)
-        assert sent < 64 * MIB
-        assert rss_bytes(contract.server) - before < JSON_LIMIT + 16 * SLACK_BYTES
-        try:
-            assert wire.answer().status == 413
-        except ConnectionError:
-            client.abandon(1)  # it was answered; the reset overtook the answer
-
-    contract.hold(act, rounds=2, reaches=0)
+    wire = client.wire()
+    wire.socket.settimeout(10.0)
+    wire.send(f"POST /predict HTTP/1.1\r\n{CHUNKED}")
+    sent = 0
+    before = rss_bytes(client.server)
+    piece = chunk * max(1, 65536 // len(chunk))
+    with suppress(ConnectionError):
+        while sent < 64 * MIB:
+            wire.socket.sendall(piece)
+            sent += len(piece)
+    assert sent < 64 * MIB
+    assert rss_bytes(client.server) - before < JSON_LIMIT + 16 * SLACK_BYTES
+    try:
+        assert wire.answer().status == 413
+    except ConnectionError:
+        client.abandon(1)  # it was answered; the reset overtook the answer
 
 
 @pytest.mark.row("C2")
@@ -125,13 +126,13 @@ def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
 
 @pytest.mark.row("C5")
 def test_more_instances_than_the_queue_takes_are_refused_whole(contract: Contract) -> None:
-    body = json.dumps({"instances": [1] * 100_000})
+    contract.hold(refused_whole, rounds=5, reaches=0, slack_bytes=8 * MIB)
 
-    def act(client: Client) -> None:
-        answer = client.ask("/v1/models/echo:predict", body)
-        assert (answer.status, answer.code) == (413, "too_large")
 
-    contract.hold(act, rounds=5, reaches=0, slack_bytes=8 * MIB)
+def refused_whole(client: Client) -> None:
+    answer = client.ask("/v1/models/echo:predict", json.dumps({"instances": [1] * 100_000}))
+    assert answer.status == 413
+    assert answer.code == "too_large"
 
 
 @pytest.fixture
@@ -145,38 +146,44 @@ def held(contract: Contract) -> Iterator[Served]:
 
 @pytest.mark.row("C6")
 def test_bodies_that_wait_have_a_budget(contract: Contract, held: Served) -> None:
-    body = bytes(BODY_LIMIT - 1)
     with contract.watch() as client:
-        wires = [client.wire() for _ in range(40)]
-        for wire in wires:
-            wire.send(message("/models/held/predict", body))
-        # At least so many bodies are over it, whatever the replica has taken already.
-        over = len(wires) - 2 - QUEUE_LIMIT // len(body)
-        requests = "headrace_http_requests_total"
-        eventually(lambda: held.metric(requests, status="503") >= over, "refusals")
-        assert held.metric("headrace_queue_bytes", model="held") <= QUEUE_LIMIT
-        held.set("size")
-        answers = [wire.answer() for wire in wires]
-        refused = [answer for answer in answers if answer.status == 503]
-        assert over <= len(refused) < len(wires)
-        assert all(answer.code == "queue_full" for answer in refused)
-        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-        assert all(a.json() == len(body) for a in answers if a.status == 200)
+        a_budget_holds(client, WAIT_S)
+
+
+def a_budget_holds(client: Client, within_s: float) -> None:
+    server, body = client.server, bytes(BODY_LIMIT - 1)
+    wires = [client.wire() for _ in range(40)]
+    for wire in wires:
+        wire.send(message("/models/held/predict", body))
+    # At least so many bodies are over it, whatever the replica has taken already.
+    over = len(wires) - 2 - QUEUE_LIMIT // len(body)
+    requests = "headrace_http_requests_total"
+    eventually(lambda: server.metric(requests, status="503") >= over, "refusals", within_s)
+    assert server.metric("headrace_queue_bytes", model="held") <= QUEUE_LIMIT
+    server.set("size")
+    answers = [wire.answer() for wire in wires]
+    refused = [answer for answer in answers if answer.status == 503]
+    assert over <= len(refused) < len(wires)
+    assert all(answer.code == "queue_full" for answer in refused)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert all(a.json() == len(body) for a in answers if a.status == 200)
 
 
 @pytest.mark.row("C7")
 # How deep Python can write is its own affair: 2,000 levels are too many for 3.11, and not for 3.12.
 @pytest.mark.parametrize("order", [-100_000, 13 * MIB], ids=["deep", "large"])
 def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order: int) -> None:
-    def act(client: Client) -> None:
-        body = json.dumps({"instances": [5, order, 6]})
-        answer = client.ask("/v1/models/large:predict", body, "prefer: handling=lenient\r\n")
-        assert answer.json()["predictions"] == ["xxxxx", None, "xxxxxx"]
-        assert answer.json()["errors"]["1"]["code"] == "output_error"
-        answer = client.ask("/models/large/predict", str(order))
-        assert (answer.status, answer.code) == (500, "output_error")
+    contract.hold(lambda client: fails_alone(client, order), rounds=3, reaches=4)
 
-    contract.hold(act, rounds=3, reaches=4)
+
+def fails_alone(client: Client, order: int) -> None:
+    body = json.dumps({"instances": [5, order, 6]})
+    answer = client.ask("/v1/models/large:predict", body, "prefer: handling=lenient\r\n")
+    assert answer.json()["predictions"] == ["xxxxx", None, "xxxxxx"]
+    assert answer.json()["errors"]["1"]["code"] == "output_error"
+    answer = client.ask("/models/large/predict", str(order))
+    assert answer.status == 500
+    assert answer.code == "output_error"
 
 
 # The rows fail where nothing is limited
@@ -186,3 +193,35 @@ def test_an_answer_that_is_too_much_fails_its_own_item(contract: Contract, order
 def test_without_its_limit_a_large_body_passes(undefended: Served) -> None:
     with Client(undefended) as client, pytest.raises((AssertionError, KeyError)):
         over_the_limit(client, "/models/size/predict", BODY_LIMIT)
+
+
+@pytest.mark.counter("C2")
+def test_where_nothing_is_counted_chunks_go_on_without_end(serve: Serve) -> None:
+    env = without("a body is counted while it is read")
+    server = serve(ECHO, executor="inline", env=env, limits__max_json_bytes=JSON_LIMIT)
+    with Client(server) as client, pytest.raises(AssertionError):
+        cut_off(client, 4096)
+
+
+@pytest.mark.counter("C5")
+def test_with_a_longer_queue_many_instances_are_taken(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", limits__max_queue_items=1 << 20)
+    with Client(server) as client, pytest.raises(AssertionError):
+        refused_whole(client)
+
+
+@pytest.mark.counter("C6")
+def test_without_a_budget_all_bodies_wait(serve: Serve) -> None:
+    server = serve(f"{HTTP_MODELS}:Held", limits__max_queue_bytes=1 << 40)
+    with Client(server) as client:
+        with pytest.raises(AssertionError, match="refusals"):
+            a_budget_holds(client, 1.0)
+        server.set("size")
+
+
+@pytest.mark.counter("C7")
+def test_without_a_look_at_its_size_a_large_answer_is_given(serve: Serve) -> None:
+    env, large = without("an answer's size is looked at"), f"{HTTP_MODELS}:Large"
+    server = serve(large, executor="inline", env=env, limits__max_response_bytes=MIB)
+    with Client(server) as client, pytest.raises(AssertionError):
+        fails_alone(client, 2 * MIB)

@@ -29,6 +29,7 @@ def leaky() -> Iterator[Contract]:
             each.stop()
 
 
+@pytest.mark.row("M4")
 @pytest.mark.parametrize("kind", ["file", "thread", "zombie", "memory"])
 def test_what_grows_is_noticed(leaky: Contract, kind: str) -> None:
     def act(client: Client, kind: str = kind) -> None:

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.conftest import Served, eventually
-from tests.faults.conftest import MIB, TIGHT, rounds
+from tests.e2e.conftest import WAIT_S, Serve, Served, eventually
+from tests.faults.conftest import ECHO, HTTP_MODELS, IS_LONG, MIB, TIGHT
 from tests.faults.contract import Client, Contract, LoggedWire, message
+from tests.faults.defences import without
 from tests.faults.watch import held, rss_bytes
 
 pytestmark = pytest.mark.slow
 
+MANY = 10_000 if IS_LONG else 1000
+SLOW_CLIENTS = 500 if IS_LONG else 50
 HEAD_S = float(TIGHT["limits__head_timeout_s"])
 HEAD = b"POST /models/typed/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n"
 WAYS_TO_GO: dict[str, Callable[[LoggedWire], None]] = {
@@ -151,14 +154,12 @@ def test_a_client_that_goes_in_the_middle_of_its_answer(
 def test_connections_that_come_and_go_leave_nothing(
     contract: Contract, go: Callable[[LoggedWire], None]
 ) -> None:
-    count = rounds(1000)
+    contract.hold(lambda client: come_and_go(client, go), rounds=1, reaches=0)
 
-    def act(client: Client) -> None:
-        for _ in range(count):
-            wire = LoggedWire(contract.server, client)
-            go(wire)
 
-    contract.hold(act, rounds=1, reaches=0)
+def come_and_go(client: Client, go: Callable[[LoggedWire], None]) -> None:
+    for _ in range(MANY):
+        go(LoggedWire(client.server, client))
 
 
 SLOW: dict[str, tuple[bytes, bytes, int | None]] = {
@@ -182,7 +183,7 @@ def test_a_client_that_crawls_is_closed_at_its_deadline(
     contract: Contract, begin: bytes, drip: bytes, status: int | None
 ) -> None:
     with contract.watch(reaches=0) as client:
-        wires = [client.wire() for _ in range(50)]
+        wires = [client.wire() for _ in range(SLOW_CLIENTS)]
         for wire in wires:
             wire.send(begin)
         began = time.monotonic()
@@ -228,12 +229,17 @@ MAX_HELD = 30
 @pytest.mark.row("H4")
 def test_a_client_that_never_reads_is_closed(contract: Contract) -> None:
     with contract.watch() as client:
-        wire = client.wire()
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        before = held(contract.server).fds
-        wire.send(message("/models/large/predict", str(11 * MIB)))
-        client.abandon(0, 1)
-        eventually(lambda: held(contract.server).fds < before, "the server to give it up")
+        given_up(client, WAIT_S)
+
+
+def given_up(client: Client, within_s: float) -> None:
+    wire = client.wire()
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    assert client.server.get("/livez").status_code == 200
+    before = held(client.server).fds
+    wire.send(message("/models/large/predict", str(11 * MIB)))
+    client.abandon(0, 1)
+    eventually(lambda: held(client.server).fds < before, "the server to give it up", within_s)
 
 
 @pytest.mark.row("F1")
@@ -269,3 +275,20 @@ def test_without_a_deadline_a_slow_head_waits(undefended: Served) -> None:
         wire.send(b"GET")
         with pytest.raises(TimeoutError):
             wire.rest()
+
+
+@pytest.mark.counter("H2")
+def test_where_something_of_each_connection_is_kept_it_is_noticed(serve: Serve) -> None:
+    canary = f"{HTTP_MODELS}:Canary"
+    server = serve(ECHO, canary, env=without("a connection is forgotten"))
+    contract = Contract(server, "fast")
+    with pytest.raises(AssertionError, match="memory grows"):
+        contract.hold(lambda client: come_and_go(client, LoggedWire.reset), rounds=1)
+    contract.close()
+
+
+@pytest.mark.counter("H4")
+def test_without_a_write_deadline_who_never_reads_keeps_its_connection(serve: Serve) -> None:
+    server = serve(f"{HTTP_MODELS}:Large", limits__write_timeout_s=60.0)
+    with Client(server) as client, pytest.raises(AssertionError, match="give it up"):
+        given_up(client, 3.0)
