@@ -36,6 +36,16 @@ def test_each_row_has_a_section() -> None:
     assert {row[0] for row in ROWS} == set(SECTIONS)
 
 
+@pytest.mark.parametrize("row", sorted(set(ROWS) - set(NOT_APPLICABLE)))
+def test_a_row_is_proven(row: str) -> None:
+    assert MARKED["row"][row], "no test is marked with it"
+
+
+@pytest.mark.parametrize("row", sorted(set(ROWS) - set(NOT_APPLICABLE) - set(NO_COUNTER)))
+def test_a_row_can_fail(row: str) -> None:
+    assert MARKED["counter"][row], "no test takes its defence away"
+
+
 def test_no_mark_names_a_row_that_is_not_there() -> None:
     assert {*MARKED["row"], *MARKED["counter"]} <= set(ROWS)
 
