@@ -266,7 +266,9 @@ class Batcher:
             was_guess = not self._policy.is_measured
             self._policy.measured(now - batch.started_at, batch.count)
             if was_guess:
-                self.queue.rescale(self._policy.item_s / DEFAULT_ITEM_S)
+                # Since its cut: a server that is busy may hear of start and end in one breath.
+                item_s = (now - batch.cut_at) / batch.count
+                self.queue.rescale(item_s / DEFAULT_ITEM_S)
             if batch.leaves_others or batch.count > self._admission.batch_items:
                 self._admission.measured(batch.count)
         self._free_slot(now, batch, sent=answered)

@@ -492,7 +492,7 @@ MUTATIONS = [
     Mutation(
         "what was pushed back by a guess stays so",
         "batcher",
-        "                self.queue.rescale(self._policy.item_s / DEFAULT_ITEM_S)\n",
+        "                self.queue.rescale(item_s / DEFAULT_ITEM_S)\n",
         "                pass\n",
     ),
     Mutation(

@@ -229,7 +229,7 @@ class Model:
         assert record.state != ENDED, f"item {number} ended twice: {record.end}, {how}"
         record.state, record.end = ENDED, how
 
-    def measured(self, duration: float, count: int) -> None:
+    def measured(self, duration: float, count: int, item_s: float) -> None:
         is_first = not self.durations
         weight = 0.2 if self.durations else 1.0
         self.durations.append(duration)
@@ -237,7 +237,7 @@ class Model:
         self.batch_items += weight * (count - self.batch_items)
         if is_first:
             # What was pushed back by a guess is so by what was measured.
-            factor = self.batch_s / self.batch_items / 0.001
+            factor = item_s / 0.001
             self.last_start.clear()
             for record in self.waiting():
                 if record.item.client is not None:
@@ -714,7 +714,7 @@ class Machine(RuleBasedStateMachine):
         self.batcher.ended(self.now, batch)
         if running.began is not None and answered and not (running.is_aside or running.is_suspect):
             count = sum(r.item.count for r in running.records)
-            model.measured(self.now - running.began, count)
+            model.measured(self.now - running.began, count, (self.now - batch.cut_at) / count)
             if running.leaves_others or count > model.saturated_items:
                 model.saturated_items += 0.2 * (count - model.saturated_items)
         replica.open.remove(running)
