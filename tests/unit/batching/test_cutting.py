@@ -311,3 +311,14 @@ def test_a_backlog_from_before_anything_was_measured_counts_by_what_is_measured_
             order += batch.items
             driver.finish(batch, seconds=4.0)
     assert order == [*many[9:], last]
+
+
+def test_a_first_batch_that_is_heard_of_only_at_its_end_has_taken_time_all_the_same() -> None:
+    driver = Driver()
+    many = driver.several(40, client="many")
+    first, _ = driver.runs()
+    driver.pass_time(4.0)
+    driver.finish(first, seconds=0.0)
+    (one,) = driver.submit(Item(client="one"))
+    (third,) = driver.runs()
+    assert third.items == [one, *many[8:11]]
