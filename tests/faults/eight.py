@@ -29,6 +29,7 @@ numbers = itertools.count(1)
 def served(*names: str, executor: str = "process", **more: Any) -> Iterator[Served]:
     """A server of models of `item_models.py`, which has to end well."""
     servers: list[Served] = []
+    more = {"limits__keep_alive_s": 600} | more  # a canary may wait for its next row
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         try:
             server = starter(Path(folder), servers, MODELS)(*names, executor=executor, **more)

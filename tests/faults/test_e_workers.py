@@ -5,10 +5,9 @@ A batch holds eight items, of which seven are innocent: they are run again and a
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -34,7 +33,6 @@ from tests.faults.watch import children, kill, lives, noted, workers
 
 pytestmark = pytest.mark.slow
 
-_log = logging.getLogger(__name__)
 
 RESTARTS = "headrace_replica_restarts_total"
 BATCHES = "headrace_batches_total"
@@ -89,14 +87,41 @@ def pair() -> Iterator[Contract]:
         yield contract
 
 
+def overdue(server: Served) -> int:
+    """How often a worker took much longer to start than the one before."""
+    return sum("it takes longer to get ready" in line for line in list(server.log_lines))
+
+
+def again_if_overdue(client: Client, act: Callable[[], object]) -> None:
+    """Do something; again where nobody could have waited for the next worker.
+
+    On a machine that is as much slower than a moment ago, who waits is told so, as is promised.
+    """
+    for _ in range(3):
+        before = overdue(client.server)
+        try:
+            act()
+        except AssertionError:
+            if overdue(client.server) == before:
+                raise
+            eventually(lambda: client.server.get("/readyz").status_code == 200, "ready again")
+        else:
+            return
+    act()
+
+
 def costs(client: Client, do: str, deaths: tuple[int, int], code: tuple[int, str] = LOST) -> None:
     """One of eight ends a worker, at least and at most so many of them; the others are answered."""
+    again_if_overdue(client, lambda: costs_once(client, do, deaths, code))
+    fail_alone(client, [], [])
+
+
+def costs_once(client: Client, do: str, deaths: tuple[int, int], code: tuple[int, str]) -> None:
     restarts = client.server.metric(RESTARTS, model="told")
     with killing(client.server):
         fail_alone(client, ["", "", "", do], [code])
         died = client.server.metric(RESTARTS, model="told") - restarts
     assert deaths[0] <= died <= deaths[1], f"{died} deaths"
-    fail_alone(client, [], [])
 
 
 # E7
@@ -130,7 +155,7 @@ DEATHS = {
 def test_seven_of_eight_are_answered_when_one_ends_its_worker(
     contract: Contract, do: str, deaths: tuple[int, int]
 ) -> None:
-    with contract.watch(reaches=2 * EIGHT) as client:
+    with contract.watch() as client:
         costs(client, do, deaths)
         eventually(lambda: client.server.get("/readyz").status_code == 200, "ready again")
 
@@ -138,7 +163,7 @@ def test_seven_of_eight_are_answered_when_one_ends_its_worker(
 @pytest.mark.row("E7")
 @pytest.mark.parametrize("do", ["decode: abort", "predict: segfault", "predict: killed"])
 def test_seven_of_eight_are_answered_with_two_workers_too(pair: Contract, do: str) -> None:
-    with pair.watch(reaches=2 * EIGHT) as client:
+    with pair.watch() as client:
         costs(client, do, (1, 3))
 
 
@@ -150,7 +175,7 @@ def test_deaths_leave_nothing_behind(pair: Contract) -> None:
         name = "headrace_replicas_ready"
         eventually(lambda: client.server.metric(name, model="told") == 2, "both")
 
-    pair.hold(act, rounds=rounds(1), reaches=6 * EIGHT)
+    pair.hold(act, rounds=rounds(1))
 
 
 @pytest.mark.row("E7")
@@ -249,7 +274,7 @@ MEMORY = {
 def test_an_item_that_runs_out_of_memory_fails_alone(
     contract: Contract, do: str, deaths: tuple[int, int], code: tuple[int, str]
 ) -> None:
-    with contract.watch(reaches=2 * EIGHT) as client:
+    with contract.watch() as client:
         costs(client, do, deaths, code)
 
 
@@ -274,13 +299,9 @@ POISONS = {
 def test_a_poison_item_costs_one_death_where_a_mark_convicts_it_and_two_at_most(
     contract: Contract, do: str, most: int
 ) -> None:
-    with contract.watch(reaches=rounds(3) * EIGHT) as client:
-        restarts = client.server.metric(RESTARTS)
+    with contract.watch() as client:
         for _ in range(rounds(3)):
-            fail_alone(client, ["", "", "", "", do], [LOST])
-        died = client.server.metric(RESTARTS) - restarts
-        _log.info("%s: %d times, %d deaths", do, rounds(3), died)
-        assert rounds(3) <= died <= most * rounds(3)
+            costs(client, do, (1, most))
 
 
 @pytest.mark.row("E9")
