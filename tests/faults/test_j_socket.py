@@ -44,100 +44,28 @@ from headrace.wire import (
     Welcome,
     encode,
 )
-from tests.e2e.conftest import Answer, Serve, Served, eventually
-from tests.e2e.remote import House, listens_at, wait_for_workers
-from tests.faults.conftest import HTTP_MODELS, IS_LONG, rounds
-from tests.faults.contract import LATE_S, Client, Contract, LoggedWire, message
+from tests.e2e.conftest import Answer, Serve, eventually
+from tests.e2e.remote import wait_for_workers
+from tests.faults.conftest import IS_LONG, rounds
+from tests.faults.contract import LATE_S, Client, LoggedWire, message
 from tests.faults.defences import without
 from tests.faults.fake_worker import JSON, Breaches, FakeWorker, answers, card, parts, says
-from tests.faults.watch import rss_bytes
+from tests.faults.gate import CLOSED_S, PREDICT_TIMEOUT_S, Gate, gated, is_closed, ungated
+from tests.faults.watch import cpu_s, rss_bytes, size_bytes
 
 pytestmark = pytest.mark.slow
 
-CLOSED_S = 1.0
 WORKERS_MODE = 0o600
 """Of a socket for workers that has a name: only ventu's batching service makes one."""
-PREDICT_TIMEOUT_S = 3.0
 RESTARTS = "headrace_replica_restarts_total"
-EXPECTED = (
-    "a worker broke the protocol",
-    "a worker joined",
-    "a worker was lost",
-    "a worker left",
-    "workers may connect",
-)
 DOUBLE = "/models/double/predict"
 MIB = 1 << 20
-
-
-class Gate(Contract):
-    """A front that lets workers in, with a healthy worker of each model."""
-
-    def __init__(self, house: House, front: Served) -> None:
-        super().__init__(front, "fast", expects=EXPECTED)
-        self.secret = house.secret.read_text().encode()
-        host, _, port = listens_at(front).rpartition(":")
-        self.address = (host, int(port))
-
-    def fake(self, secret: bytes | None = None) -> FakeWorker:
-        """A connection of a worker."""
-        return FakeWorker(self.address, self.secret if secret is None else secret)
-
-    def stranger(self) -> socket.socket:
-        """A connection of somebody."""
-        return socket.create_connection(self.address, timeout=10.0)
-
-
-@contextmanager
-def gated(**settings: object) -> Iterator[Gate]:
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        house = House(Path(folder))
-        try:
-            front = house.front(
-                limits__predict_timeout_s=PREDICT_TIMEOUT_S,
-                limits__keep_alive_s=600,
-                **settings,  # type: ignore[arg-type]  # all keywords are settings
-            )
-            for model in ("Double", f"{HTTP_MODELS}:Canary"):
-                house.worker(model, listens_at(front))
-                front.wait_ready()
-            wait_for_workers(front, 1)
-            wait_for_workers(front, 1, "canary")
-            gate = Gate(house, front)
-            yield gate
-            gate.close()
-        finally:
-            house.stop()
 
 
 @pytest.fixture(scope="module")
 def gate() -> Iterator[Gate]:
     with gated() as gate:
         yield gate
-
-
-@contextmanager
-def ungated(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Gate]:
-    """One whose front, and its workers, lack a defence."""
-    for variable, text in without(name).items():
-        monkeypatch.setenv(variable, text)
-    with gated() as gate:
-        yield gate
-
-
-def is_closed(sock: socket.socket, within_s: float = CLOSED_S + LATE_S) -> bool:
-    """Whether the front ends a connection soon; what it said before is passed over."""
-    ends = time.monotonic() + within_s
-    while (left_s := ends - time.monotonic()) > 0:
-        sock.settimeout(left_s)
-        try:
-            if not sock.recv(1 << 16):
-                return True
-        except ConnectionError:
-            return True
-        except TimeoutError:
-            break
-    return False
 
 
 # J1
@@ -350,12 +278,6 @@ def refuses(gate: Gate, lengths: tuple[int, int], *, is_proven: bool) -> None:
     wait_for_workers(gate.server, 1)
 
 
-def size_bytes(server: Served) -> int:
-    """The memory that a process has, used or not."""
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.row("J2")
 @pytest.mark.parametrize("is_proven", [False, True], ids=["stranger", "worker"])
 @pytest.mark.parametrize("lengths", FRAMES.values(), ids=FRAMES)
@@ -381,11 +303,6 @@ def test_half_a_frame_then_silence_is_no_busy_loop(gate: Gate) -> None:
 
 def parts_of_nothing() -> Parts:
     return Parts(1, [(0, Value(bytes(1000), JSON))], End.ENDED)
-
-
-def cpu_s(server: Served) -> float:
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def cuts(size: int, whole: int, every: int) -> list[int]:

@@ -89,3 +89,15 @@ def held(server: Served) -> Held:
 def rss_bytes(server: Served) -> int:
     pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def size_bytes(server: Served) -> int:
+    """The memory that a process has, used or not."""
+    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[0])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_s(server: Served) -> float:
+    """The processor time that a server's own process has had."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
