@@ -24,6 +24,10 @@ STOPPED_S: Final = 0.5
 """A timer that is later than this was stopped with its process: what came meanwhile is not read
 yet, and who was waited for may have been stopped, too."""
 
+LOOK_S: Final = 0.5
+"""A timer for what others may take is set no further ahead than this: of a stop, no more than this
+and `STOPPED_S` is held against them."""
+
 
 def remaining_s(deadline: Deadline, now: Instant) -> float:
     """Seconds left until the deadline; 0 when it has passed."""

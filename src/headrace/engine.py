@@ -19,6 +19,7 @@ from .batching import Answer, Batch, Batcher, Cancel, Item, Overrun, Rules, Run,
 from .call import INTERNAL_ERROR, Call, Failure, Outcome, Payload, Value
 from .card import ModelCard
 from .clock import (
+    LOOK_S,
     NEVER,
     STOPPED_S,
     Cancellable,
@@ -520,6 +521,9 @@ class Engine:
 
     def _set_timer(self, now: Instant, wake: Instant) -> None:
         """Set the one timer; one that is too early is left, and finds nothing to do."""
+        if wake >= self._timer_at or wake == NEVER:
+            return
+        wake = min(wake, now + LOOK_S)
         if wake >= self._timer_at:
             return
         if self._timer is not None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ..batching import Batch
-from ..clock import NEVER, STOPPED_S, Clock, Instant, Scheduler, system_clock
+from ..clock import LOOK_S, NEVER, STOPPED_S, Clock, Instant, Scheduler, system_clock
 from ..errors import ReplicaStartFailed
 from ..lane import Lane
 from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
@@ -151,7 +151,7 @@ class InlineExecutor:
 class _Watchdog:
     """Notices a turn that does not end. Costs two assignments a turn.
 
-    Its thread wakes up once in `timeout_s` while there are turns, and not at all while there are
+    Its thread wakes up twice a second while there are turns, and not at all while there are
     none: were it woken by each turn, it would take the interpreter from it.
     """
 
@@ -191,8 +191,9 @@ class _Watchdog:
             if left_s <= 0:
                 self._on_hung()
                 return
-            due = self._clock() + left_s
-            self._closed.wait(left_s)
+            look_s = min(left_s, LOOK_S)
+            due = self._clock() + look_s
+            self._closed.wait(look_s)
             now = self._clock()
             if now > due + STOPPED_S:
                 resumed = now
