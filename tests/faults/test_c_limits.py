@@ -21,6 +21,11 @@ BODY_LIMIT = int(TIGHT["limits__max_body_bytes"])
 QUEUE_LIMIT = int(TIGHT["limits__max_queue_bytes"])
 CHUNKED = "host: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
+PLATEAU_BYTES = 8 * MIB
+"""What memory may grow by in a few rounds where it is known to stop: the allocator keeps what large
+bodies, of many pieces, took. Over ASGI, bodies over their limit take 14 to 20 MiB in thirty rounds
+and nothing in the next; 100,000 instances 7 MiB in the first, and 4 KiB in the next hundred."""
+
 
 def spaces(size: int) -> bytes:
     return b"[" + b" " * (size - 2) + b"]"
@@ -54,7 +59,8 @@ def test_one_byte_over_the_limit_is_refused(contract: Contract, path: str, limit
     def act(client: Client) -> None:
         over_the_limit(client, path, limit)
 
-    contract.hold(act, rounds=10, reaches=0, slack_bytes=8 * MIB)
+    slack = SLACK_BYTES if contract.way == "fast" else PLATEAU_BYTES
+    contract.hold(act, rounds=10, reaches=0, slack_bytes=slack)
 
 
 def over_the_limit(client: Client, path: str, limit: int) -> None:
@@ -126,7 +132,7 @@ def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
 
 @pytest.mark.row("C5")
 def test_more_instances_than_the_queue_takes_are_refused_whole(contract: Contract) -> None:
-    contract.hold(refused_whole, rounds=5, reaches=0, slack_bytes=8 * MIB)
+    contract.hold(refused_whole, rounds=5, reaches=0, slack_bytes=PLATEAU_BYTES)
 
 
 def refused_whole(client: Client) -> None:
