@@ -120,14 +120,14 @@ def cut_off(client: Client, size: int) -> None:
 
 
 @pytest.mark.row("C2")
-def test_a_million_chunks_of_a_byte_are_one_body(contract: Contract) -> None:
+def test_a_million_chunks_of_a_byte_are_one_body(undefended: Served) -> None:
     """As many as the limit lets in; what they cost stays near what they hold."""
-    with contract.watch(reaches=1) as client:
-        before = rss_bytes(contract.server)
+    with Client(undefended) as client:  # where a busy machine has the time that it takes
+        before = rss_bytes(undefended)
         wire = client.wire()
         wire.send(chunked("/models/size/predict", b"x", 1_000_000))
         assert wire.answer().json() == 1_000_000
-        assert rss_bytes(contract.server) - before < 16 * MIB
+        assert rss_bytes(undefended) - before < 16 * MIB
 
 
 @pytest.mark.row("C5")
