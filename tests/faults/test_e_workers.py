@@ -313,7 +313,8 @@ def test_while_poison_comes_other_replicas_go_on(serve: Serve) -> None:
             before = server.metric(RESTARTS)
             [got] = log.ask([{"do": "predict: exit"}])
             assert got.code == "replica_lost"
-            assert server.get("/readyz").status_code == 200, "there is one that serves"
+            ready = server.get("/readyz")
+            assert ready.status_code == 200, (ready.text, server.log_lines)
             assert 1 <= server.metric(RESTARTS) - before <= 2
             eventually(lambda: server.metric("headrace_replicas_ready") == 3, "all three")
     innocent.check()

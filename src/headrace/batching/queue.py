@@ -248,7 +248,10 @@ class Queue:
         self.count += item.count
         self.size_bytes += item.size_bytes
         if item.client is not None:
-            self._clients.setdefault(item.client, _Backlog()).count += item.count
+            backlog = self._clients.setdefault(item.client, _Backlog())
+            backlog.count += item.count
+            start = item.rank + item.priority * self._priority_step_s
+            backlog.start = max(backlog.start, start)
 
     def remove(self, item: Item) -> None:
         """Take a waiting item out, wherever it stands."""

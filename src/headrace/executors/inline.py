@@ -18,8 +18,9 @@ from ..errors import ReplicaStartFailed
 from ..lane import Lane
 from .base import FIRST_RETRY_S, LAST_RETRY_S, Events, MakeReplica, tell, unwanted, wanted
 
-STUCK_S = 0.01
-"""A model that takes longer keeps the loop from what happens meanwhile: clients go."""
+STUCK_S = 0.001
+"""A model that takes longer keeps the loop from what happens meanwhile: clients go, and others ask
+another model."""
 TURNS = 4
 """What the loop needs to read that a client is gone, to tell its connection, and that the task
 which serves it over ASGI, before the next batch."""

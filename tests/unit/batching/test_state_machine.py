@@ -709,6 +709,7 @@ class Machine(RuleBasedStateMachine):
         model, batch = self.model, running.batch
         replica = model.replicas[batch.replica]
         answered = any(r.end in ("done", "failed") for r in running.records)
+        self.expire()  # a batch's end may be heard before the timer
         for record in running.unanswered:
             self.fail(record.item.number, "internal_error")
         self.batcher.ended(self.now, batch)
