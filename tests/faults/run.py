@@ -20,8 +20,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NO_TESTS = 5
 """The exit code of pytest where no test was chosen."""
-ELSEWHERE = [ROOT / "tests/fuzz/test_fuzz.py", ROOT / "tests/unit/wire/test_arbitrary.py"]
-"""Tests of other folders that prove rows of section J."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
 
@@ -78,11 +76,13 @@ def run_all(files: Sequence[Path], out: Path, profile: Mapping[str, str], *, job
 
 
 def _files(sections: Sequence[str]) -> list[Path]:
-    """The test files of these sections, or all with marked rows."""
+    """The test files of these sections, or of all, and those elsewhere with marks of them."""
     names = "".join(sections).lower() or "*"
     pattern = f"test_[{names}]_*.py" if sections else "test_*.py"
-    more = ELSEWHERE if not sections or "J" in sections else []
-    return [*sorted(HERE.glob(pattern)), *more]
+    marks = tuple(f'mark.row("{letter}' for letter in sections or SECTIONS)
+    elsewhere = (path for path in HERE.parent.rglob("test_*.py") if path.parent != HERE)
+    more = (path for path in elsewhere if any(m in path.read_text("utf-8") for m in marks))
+    return [*sorted(HERE.glob(pattern)), *sorted(more)]
 
 
 def _own(environ: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import logging
 import resource
 import shutil
 import sys
@@ -98,6 +99,7 @@ def search(options: argparse.Namespace, folder: Path) -> None:
     # what its parent had when it was forked: pytest's, at the end of a long run.
     inherited_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     target = _instrumented(options.target)
+    logging.disable()
     learned, seeds = options.corpus or folder / "learned", folder / "seeds"
     for each in (learned, seeds, options.findings):
         each.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ async def _body(exchange: AsgiExchange, headers: Mapping[str, str], receive: Rec
     limit = exchange.plan.max_body_bytes
     declared = headers.get("content-length")
     if declared is not None:
-        if not declared.isdecimal():
+        if not declared.strip(" \t").isdecimal():  # blanks may stand around any value
             raise InvalidHeader("Content-Length: expected a number")
         if int(declared) > limit:
             raise too_large(limit)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -229,8 +228,6 @@ _socket: Any = _Socket()
 _CARD = msgspec.structs.replace(CARD, batching=Batching(max_batch_size=2))
 _loop = asyncio.new_event_loop()
 atexit.register(_loop.close)
-logging.getLogger("headrace").setLevel(logging.CRITICAL)
-logging.getLogger("ventu").setLevel(logging.CRITICAL)
 
 
 def seeds() -> list[bytes]:
