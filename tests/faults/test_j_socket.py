@@ -552,6 +552,8 @@ def test_a_flood_that_is_taken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
             floods(gate, client, FLOODS["small-statistics"])
 
 
+# Clients whose connection is cut as they wait leave it to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.counter("J4")
 def test_a_front_that_waits_for_a_worker_to_read_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
