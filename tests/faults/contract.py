@@ -36,7 +36,7 @@ from tests.faults.watch import SLACK_BYTES, Held, held, rss_bytes
 WAYS = ("asgi", "fast") if "fast_path" in known_settings() else ("asgi",)
 """The ways of a predict request from the socket to the engine; one suite runs over all."""
 
-ROUNDS = int(os.environ.get("FAULT_ROUNDS", 12))
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", 5))
 """How often `hold` repeats a row."""
 LATE_S = 0.75
 """For a busy machine, beyond what is promised."""
