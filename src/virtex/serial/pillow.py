@@ -60,7 +60,10 @@ def encode_pil(image: Image.Image) -> str:
         pixels.save(stream, "PNG", **options)
     elif mode in _PNG_MODES:
         # Fewer bits would be chosen by the palette, whatever the pixels are.
-        image.save(stream, "PNG", **options, **({"bits": 8} if mode == "P" else {}))
+        try:
+            image.save(stream, "PNG", **options, **({"bits": 8} if mode == "P" else {}))
+        except UnboundLocalError as error:  # what Pillow's writer makes of a palette that is lost
+            raise ValueError(f"encode_pil: expected a palette, got none: {error}") from None
     elif mode in _TIFF_PIXEL_BYTES:
         image.save(stream, "TIFF", compression=None, **options)
     else:

@@ -217,7 +217,8 @@ def test_pages_ask_for_a_key(path: str, caplog: pytest.LogCaptureFixture) -> Non
     if path in ("/health", "/docs", "/redoc"):
         pytest.importorskip("offapi")
     run(test)
-    assert [vars(record)["code"] for record in caplog.records] == ["unauthenticated"] * 3
+    told = [record for record in caplog.records if record.name.startswith("headrace")]
+    assert [vars(record)["code"] for record in told] == ["unauthenticated"] * 3
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
