@@ -69,6 +69,8 @@ class Cli:
         self.out = self.err = ""
 
     def __call__(self, *arguments: str) -> int:
+        if arguments[0] == "serve" and "--port" not in arguments:
+            self._monkeypatch.setenv("HEADRACE_PORT", "0")  # other tests may run beside these
         self._monkeypatch.setattr(sys, "argv", ["headrace", *arguments])
         with pytest.raises(SystemExit) as caught:
             main()
@@ -115,9 +117,9 @@ def test_version_is_told(cli: Cli) -> None:
             "expected different names, got 'double' twice",
         ),
         (("serve", "app.py:Needs"), "Needs() raised TypeError"),
-        (("serve", "app.py:Odd", "--port", "0"), "Odd"),
+        (("serve", "app.py:Odd"), "Odd"),
         (
-            ("serve", "app.py:Double", "--port", "0", "--executor", "inline", "--replicas", "2"),
+            ("serve", "app.py:Double", "--executor", "inline", "--replicas", "2"),
             "replicas: expected 1 with executor 'inline', got 2",
         ),
         (("check", "nowhere:X"), "there is no module nowhere"),
@@ -154,7 +156,7 @@ def test_a_settings_file_that_is_no_toml_is_an_error(cli: Cli, folder: Path) -> 
 
 def test_a_user_modules_traceback_is_shown(cli: Cli, folder: Path) -> None:
     (folder / "broken_app.py").write_text("import nothing_like_it\n")
-    assert cli("serve", "broken_app.py:X", "--port", "0") == 2
+    assert cli("serve", "broken_app.py:X") == 2
     assert "import nothing_like_it" in cli.err
     assert cli.err.splitlines()[-1].startswith("headrace: broken_app.py:X: importing it raised")
 
