@@ -261,8 +261,13 @@ def test_room_that_is_not_given_back_is_noticed() -> None:
 CLIENTS, BODY = 200, MIB
 
 
-def send_large(client: Client) -> float:
-    """Send 200 bodies of a MiB to a model that does not answer yet; by how much memory grew."""
+def send_large(client: Client, *, held_bytes: int = 0) -> float:
+    """Send 200 bodies of a MiB to a model that does not answer yet; by how much memory grew.
+
+    Args:
+        client: Whose they are.
+        held_bytes: Of how many it is to be waited for that the server holds them.
+    """
     server = client.server
     body = b" " * BODY
     wires = [client.wire() for _ in range(CLIENTS)]
@@ -272,6 +277,9 @@ def send_large(client: Client) -> float:
         with suppress(ConnectionError):  # it does not read what it refuses
             wire.send(message("/models/held/predict", body))
         most = max(most, rss_bytes(server))
+    in_flight = "headrace_http_inflight_bytes"
+    eventually(lambda: server.metric(in_flight) >= held_bytes, "them to be held")
+    most = max(most, rss_bytes(server))
     server.set("size")
     for wire in wires:
         try:
@@ -312,4 +320,4 @@ def test_two_hundred_large_bodies_at_once_find_a_budget(way: str) -> None:
 def test_without_a_budget_all_of_them_are_held() -> None:
     with served("fast", HELD, **LARGE, limits__max_inflight_bytes=1 << 40) as server:
         with Client(server) as client:
-            assert send_large(client) > 4 * BUDGET
+            assert send_large(client, held_bytes=CLIENTS * BODY // 2) > 4 * BUDGET
