@@ -132,9 +132,17 @@ def bind_tcp(host: str, port: int) -> Listener:
 
 def is_beyond_loopback(listener: socket.socket) -> bool:
     """Whether other machines may reach a listener."""
-    if listener.family == socket.AF_UNIX:
+    return listener.family != socket.AF_UNIX and not is_loopback(listener.getsockname()[0])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address does not leave this machine; no name but localhost is trusted to be."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
         return False
-    return not ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address_of(listener: socket.socket, *, is_tls: bool = False) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Serve, Served, eventually, starter
+from tests.e2e.conftest import Serve, Served, eventually
 from tests.faults.conftest import rounds
 from tests.faults.defences import without
 from tests.faults.device_models import BUSY, HUGE, POISON
@@ -38,14 +37,6 @@ needs_device = pytest.mark.skipif("not has_device()", reason="there is no CUDA d
 MODEL_NAMES = ["Breaks", pytest.param("OnDevice", marks=needs_device)]
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Iterator[Serve]:
-    servers: list[Served] = []
-    yield starter(tmp_path, servers, MODELS)
-    for server in servers:
-        server.stop()
-
-
 def ask_together(server: Served, numbers: list[int]) -> list[tuple[int, object]]:
     """Ask all at once, so that they are one batch."""
 
@@ -67,8 +58,8 @@ EXPECTED.insert(4, (500, "model_error"))
 
 @pytest.mark.row("E2", "E9")
 @pytest.mark.parametrize("name", MODEL_NAMES)
-def test_an_item_that_breaks_the_model_for_good_fails_alone(models: Serve, name: str) -> None:
-    server = models(name)
+def test_an_item_that_breaks_the_model_for_good_fails_alone(serve: Serve, name: str) -> None:
+    server = serve(f"{MODELS}:{name}")
     restarts = "headrace_replica_restarts_total"
     for _ in range(rounds(2)):
         before = server.metric(restarts)
@@ -79,15 +70,15 @@ def test_an_item_that_breaks_the_model_for_good_fails_alone(models: Serve, name:
 
 
 @pytest.mark.counter("E2", "E9")
-def test_without_a_second_try_the_innocent_fail_with_it(models: Serve) -> None:
-    server = models("Breaks", env=without("what broke a model is looked for"))
+def test_without_a_second_try_the_innocent_fail_with_it(serve: Serve) -> None:
+    server = serve(f"{MODELS}:Breaks", env=without("what broke a model is looked for"))
     assert poisoned(server) == 8 * [(500, "model_error")]
 
 
 @pytest.mark.row("E8")
 @needs_device
-def test_what_a_device_has_no_memory_for_fails_alone_and_ends_no_worker(models: Serve) -> None:
-    server = models("OnDevice")
+def test_what_a_device_has_no_memory_for_fails_alone_and_ends_no_worker(serve: Serve) -> None:
+    server = serve(f"{MODELS}:OnDevice")
     for _ in range(rounds(2)):
         answers = ask_together(server, [*INNOCENT, HUGE])
         assert answers == [*[(200, 2 * n) for n in INNOCENT], (500, "model_error")]
@@ -96,8 +87,8 @@ def test_what_a_device_has_no_memory_for_fails_alone_and_ends_no_worker(models: 
 
 @pytest.mark.row("E7")
 @needs_device
-def test_a_dead_worker_leaves_the_memory_of_its_device(models: Serve) -> None:
-    server = models("OnDevice")
+def test_a_dead_worker_leaves_the_memory_of_its_device(serve: Serve) -> None:
+    server = serve(f"{MODELS}:OnDevice")
     assert ask_together(server, [BUSY])[0][0] == 200
     full = device_memory_mib()
     (worker,) = tree(server) - {server.process.pid}

@@ -155,8 +155,7 @@ def _listening_for_workers(where: str | tuple[str, int]) -> Iterator[socket.sock
     Raises:
         BindError: The address cannot be had.
     """
-    from ..executors.trust import is_loopback
-    from ..listener import bind_tcp, bind_unix, remover_of
+    from ..listener import bind_tcp, bind_unix, is_loopback, remover_of
 
     if isinstance(where, str):
         mask = os.umask(0o177)

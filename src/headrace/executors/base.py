@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ..batching import Batch, State
@@ -123,6 +123,11 @@ def wanted(batch: Batch, now: Instant = -NEVER) -> list[tuple[int, Payload]]:
         for index, item in enumerate(batch.items)
         if item.state is RUNNING and item.batch is batch and item.deadline > now
     ]
+
+
+def items_of(batches: Iterable[Batch]) -> tuple[tuple[Batch, int], ...]:
+    """All items of these batches, as a loss names them."""
+    return tuple((batch, index) for batch in batches for index in range(len(batch.items)))
 
 
 def unwanted(batch: Batch, now: Instant = -NEVER) -> set[int]:

@@ -20,7 +20,7 @@ from ..errors import ProtocolError
 from ..jobs import ASK, LENGTH_BYTES, JobFrames, JobResults, read_results, write_jobs
 from ..model import Model
 from ..workers.sockets import notice_a_dead_link
-from .base import Events, Loss, ReplicaStatus, wanted
+from .base import Events, Loss, ReplicaStatus, items_of, wanted
 
 ALWAYS: Instant = 0.0
 """When a worker is expected back: jobs wait for one as long as they may."""
@@ -246,8 +246,7 @@ class Puller(asyncio.Protocol):
         running = tuple(itertools.islice(self.batches, 1)) if self._sent else ()
         if self._dropped is not None:
             cause, reason = self._dropped
-            suspects = tuple((batch, i) for batch in running for i in range(len(batch.items)))
-            loss = Loss(cause, reason, suspects=suspects, begun=running)
+            loss = Loss(cause, reason, suspects=items_of(running), begun=running)
         else:
             # A crash looks from here as a restart of the worker does.
             reason = "the connection was lost" if exc else "the worker ended its connection"

@@ -19,7 +19,7 @@ from ..listener import bind_tcp
 from ..wire import NONCE_BYTES, Cards, Connection, Family, Setup
 from ..workers.exits import Exit
 from ..workers.sockets import REFUSED, notice_a_dead_link
-from .base import Events, Loss, ReplicaStatus
+from .base import Events, Loss, ReplicaStatus, items_of
 from .restarts import ESTIMATE_FACTOR
 from .socket import BROKEN, Metrics, Peer, SocketExecutor
 from .trust import front_tls, parse_address, read_secret
@@ -189,8 +189,7 @@ def _loss(peer: Peer, error: Exception | None, dropped_for: str) -> Loss:
     # Nothing tells how far it was: each batch may have begun.
     batches = tuple(peer.batches.values())
     if dropped_for or peer.error is not None:
-        started = [batch for batch in batches if batch.started_at is not None]
-        suspects = tuple((batch, i) for batch in started for i in range(len(batch.items)))
+        suspects = items_of(batch for batch in batches if batch.started_at is not None)
         cause, reason = dropped_for, "a batch ran for longer than predict_timeout_s"
         if peer.error is not None:
             cause, reason = "protocol", "it broke the worker protocol"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 
 from ..config import Workers
 from ..errors import ConfigError
+from ..listener import is_loopback
 from ..workers.start import MIN_SECRET_BYTES
 
 DEFAULT_PORT = 7317
@@ -88,13 +88,3 @@ def check_trust(host: str, ca: Path | None, is_system: bool, is_insecure: bool) 
     except OSError as error:
         raise ConfigError(f"--tls-ca: {ca}: {error}") from None
     return str(ca.absolute())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address does not leave this machine; no name but localhost is trusted to be."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

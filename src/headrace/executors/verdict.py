@@ -10,7 +10,7 @@ from ..batching import Batch
 from ..wire import Bye
 from ..workers.exits import Exit
 from ..workers.mark import Evidence
-from .base import Loss
+from .base import Loss, items_of
 
 _TOLD = {
     Exit.CONFIG.name.lower(): "config",
@@ -70,16 +70,15 @@ def verdict(death: Death, batches: Mapping[int, Batch]) -> Loss:
     if batches and not has_evidence and not is_outside and death.bye is None:
         # Something that an item left behind, perhaps: without a suspect it would come again.
         return loss
-    suspects = [] if running is None else [(running, i) for i in range(len(running.items))]
+    suspects = () if running is None else items_of([running])
     if item is not None and item not in suspects:
-        suspects.append(item)
-    return loss._replace(suspects=tuple(suspects))
+        suspects = (*suspects, item)
+    return loss._replace(suspects=suspects)
 
 
 def set_aside(batches: Mapping[int, Batch]) -> tuple[tuple[Batch, int], ...]:
     """The items of batches whose predict has failed."""
-    failed = [batch for batch in batches.values() if batch.isolated]
-    return tuple((batch, index) for batch in failed for index in range(len(batch.items)))
+    return items_of(batch for batch in batches.values() if batch.isolated)
 
 
 def _item_of(evidence: Evidence, batches: Mapping[int, Batch]) -> tuple[Batch, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -49,12 +48,6 @@ def priority_of(headers: Mapping[str, str], fairness: Fairness) -> int:
     if not _INTEGER.fullmatch(text.strip()):
         raise InvalidHeader(f"X-Request-Priority: expected an integer, got '{clip(text)}'")
     return max(lowest, min(int(text), highest))
-
-
-def peer_of(transport: asyncio.BaseTransport) -> str | None:
-    """The client that a connection's peer address stands for; None on a Unix socket."""
-    peer = transport.get_extra_info("peername")
-    return client_at(peer[0]) if isinstance(peer, tuple) else None
 
 
 def client_at(host: str) -> str:

@@ -21,7 +21,7 @@ from .budget import COUNTED_BYTES
 from .connection import GRACE_S, Connection
 from .errors import body_is_late
 from .exchange import Exchange, Headers
-from .fairness import client_at, peer_of
+from .fairness import client_at
 from .heads import ReplyHeads, first_lines, header_lines
 from .insides import CONTINUE
 from .memo import MAX_STRANGE, Memo, Memos, head_of
@@ -80,7 +80,7 @@ class FastConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if self.predict.fairness.peer_address:
-            self.peer = peer_of(transport)
+            self.peer = self.client or None  # a Unix socket has no address
 
     def data_received(self, data: bytes) -> None:
         memo = self._memo

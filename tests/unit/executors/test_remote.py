@@ -26,7 +26,8 @@ from headrace.errors import ConfigError
 from headrace.executors import Loss, RemoteExecutor
 from headrace.executors.remote import MAX_STRANGERS, Gate, differences
 from headrace.executors.socket import Peer
-from headrace.executors.trust import check_trust, is_loopback, parse_address, read_secret
+from headrace.executors.trust import check_trust, parse_address, read_secret
+from headrace.listener import is_loopback
 from headrace.wire import Cards, Connection
 from headrace.workers.sockets import FIRST_RETRY_S, LAST_RETRY_S, Retries
 from tests.contract.record import Record

@@ -32,6 +32,15 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class _Own(socket.socket):
+    """The connection's end of a pair, which says that the client is elsewhere."""
+
+    address: tuple[str, int] | str
+
+    def getpeername(self) -> tuple[str, int] | str:
+        return self.address
+
+
 class Peer(asyncio.Transport):
     """A client, and the transport between it and its connection.
 
@@ -63,8 +72,11 @@ class Peer(asyncio.Transport):
         self.is_stalled = False
         self.is_closed = False
         self.has_end = False
-        self.address: tuple[str, int] | str = ("192.0.2.1", 50000)
-        self.own, self.other = socket.socketpair()
+        self.address = ("192.0.2.1", 50000) if address is None else address
+        own, self.other = socket.socketpair()
+        named = _Own(fileno=own.detach())
+        named.address = self.address
+        self.own: socket.socket = named
         self._loop = loop
         self._is_tls = is_tls
         self._is_closing = False
@@ -73,8 +85,6 @@ class Peer(asyncio.Transport):
         self._has_eof = False
         self._buffer = bytearray()
         self._incoming: deque[bytes] = deque()
-        if address is not None:
-            self.address = address
         connection.connection_made(self)
 
     # The client
