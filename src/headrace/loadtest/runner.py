@@ -92,8 +92,10 @@ def run_load_test(
     thread.start()
     try:
         with progress_bar(len(bodies), is_shown=progress) as move_bar:
-            while thread.is_alive():
+            is_running = True
+            while is_running:
                 thread.join(PROGRESS_S)
+                is_running = thread.is_alive()  # so that the last report is of all, however fast
                 for report in (move_bar, on_progress):
                     if report is not None:
                         report(run.ended)

@@ -491,6 +491,22 @@ def test_progress_is_told_in_the_callers_thread_and_ends_with_all() -> None:
     assert told[-1][1] == 60
 
 
+def test_a_run_that_ends_before_its_bar_is_drawn_is_told_of() -> None:
+    program = """
+import sys
+from headrace import run_load_test
+run_load_test(sys.argv[1], [b"1"], progress=True)  # shorter than the import of what draws
+"""
+    with serving() as server:
+        ran = subprocess.run(
+            [sys.executable, "-c", program, server.url],
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=True,
+        )
+    assert b"1/1" in ran.stderr
+
+
 def test_a_callback_that_raises_ends_the_test() -> None:
     def tell(_: int) -> None:
         raise LookupError("enough")
