@@ -61,7 +61,7 @@ class Result:
 class Simulation:
     """Events on a virtual clock: arrivals, and what the replicas do."""
 
-    def __init__(self, rules: Rules, *, replicas: int, seconds: float, seed: int) -> None:
+    def __init__(self, batcher: Batcher, *, replicas: int, seconds: float, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.result = Result(seconds, replicas)
@@ -71,9 +71,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self._wake = float("inf")
-        self._batcher = Batcher(
-            Batching(max_batch_size=MAX_BATCH_SIZE), max_items=10**6, max_bytes=1, rules=rules
-        )
+        self._batcher = batcher
         self._at_hand: dict[int, deque[Batch]] = {r: deque() for r in range(replicas)}
         self._busy: set[int] = set()
         for replica in range(replicas):
@@ -85,7 +83,15 @@ class Simulation:
     def arrive(self) -> None:
         self._batcher.submit(self.now, [Item()])
 
-    def run(self) -> Result:
+    def predict_s(self, count: int) -> float:
+        """How long a batch of so many items takes."""
+        return FIXED_S + ITEM_S * count
+
+    def expired(self, item: Item) -> None:
+        """An item was answered without having run."""
+        raise AssertionError("nothing expires here")
+
+    def run(self) -> None:
         """Play all events up to the end; everything at one instant is one pass."""
         while self._events and self.now < self._end:
             self.now = min(self._events[0][0], self._wake)
@@ -93,10 +99,10 @@ class Simulation:
                 heapq.heappop(self._events)[2]()
             actions, self._wake = self._batcher.tick(self.now)
             for action in actions:
-                assert not isinstance(action, Answer), "nothing expires here"
                 if isinstance(action, Run):
                     self._hand_over(action.batch)
-        return self.result
+                elif isinstance(action, Answer):
+                    self.expired(action.item)
 
     def _hand_over(self, batch: Batch) -> None:
         def there() -> None:
@@ -118,10 +124,15 @@ class Simulation:
 
         begun = self.now + HANDOVER_S / 2
         self.at(begun, lambda: self._batcher.started(self.now, batch))
-        self.at(self.now + FIXED_S + ITEM_S * batch.count, done)
+        self.at(self.now + self.predict_s(batch.count), done)
+
+    @property
+    def counts(self) -> bool:
+        """Whether what happens now is part of the result."""
+        return self._warm_up_s <= self.now < self._end
 
     def _answered(self, batch: Batch) -> None:
-        counts = self._warm_up_s <= self.now < self._end
+        counts = self.counts
         if counts:
             self.result.batches.append(batch.count)
         for index, item in enumerate(batch.items):
@@ -134,7 +145,7 @@ class Simulation:
 
 def closed_loop(rules: Rules, clients: int, *, replicas: int, seconds: float) -> Result:
     """So many clients, each with one request at a time."""
-    simulation = Simulation(rules, replicas=replicas, seconds=seconds, seed=clients)
+    simulation = Simulation(batcher(rules), replicas=replicas, seconds=seconds, seed=clients)
 
     def come_back() -> None:
         pause_s = simulation.random.uniform(0, RETURN_S)
@@ -143,19 +154,27 @@ def closed_loop(rules: Rules, clients: int, *, replicas: int, seconds: float) ->
     simulation.on_answer = come_back
     for _ in range(clients):
         come_back()
-    return simulation.run()
+    simulation.run()
+    return simulation.result
 
 
 def open_loop(rules: Rules, arrivals: Iterator[float], *, replicas: int, seconds: float) -> Result:
     """Requests at given instants, whatever becomes of those before."""
-    simulation = Simulation(rules, replicas=replicas, seconds=seconds, seed=0)
+    simulation = Simulation(batcher(rules), replicas=replicas, seconds=seconds, seed=0)
 
     def arrive_and_plan() -> None:
         simulation.arrive()
         simulation.at(next(arrivals), arrive_and_plan)
 
     simulation.at(next(arrivals), arrive_and_plan)
-    return simulation.run()
+    simulation.run()
+    return simulation.result
+
+
+def batcher(rules: Rules) -> Batcher:
+    """One whose queue has no end."""
+    batching = Batching(max_batch_size=MAX_BATCH_SIZE)
+    return Batcher(batching, max_items=10**6, max_bytes=1, rules=rules)
 
 
 def poisson(load: float, *, replicas: int) -> Iterator[float]:

@@ -12,13 +12,12 @@ full batches back to back would answer.
 from __future__ import annotations
 
 import argparse
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import simulate
 
-from headrace.batching import Answer, Batch, Batcher, Item, Rules, Run, State
+from headrace.batching import Batch, Batcher, Item, Rules, State
 from headrace.batching.fleet import Replica
 from headrace.batching.queue import Bucket
 from headrace.call import Failure
@@ -120,62 +119,31 @@ class Overload(simulate.Simulation):
         self, kind: str, *, seconds: float, timeouts_s: Sequence[float], noise: float
     ) -> None:
         batcher, rules = KINDS[kind]
-        super().__init__(rules, replicas=1, seconds=seconds, seed=1)
-        # Of another kind, with a bound and with the rule of the estimate.
-        self._batcher = batcher(
-            Batching(max_batch_size=simulate.MAX_BATCH_SIZE),
-            max_items=QUEUE_ITEMS,
-            max_bytes=1,
-            rules=rules,
-        )
-        self._batcher.ready(0.0, 0)
+        batching = Batching(max_batch_size=simulate.MAX_BATCH_SIZE)
+        bounded = batcher(batching, max_items=QUEUE_ITEMS, max_bytes=1, rules=rules)
+        super().__init__(bounded, replicas=1, seconds=seconds, seed=1)
         self.outcome = Outcome(seconds)
         self._timeouts_s = timeouts_s
         self._noise = noise
-
-    @property
-    def _counts(self) -> bool:
-        return self._warm_up_s <= self.now < self._end
 
     def arrive(self) -> None:
         item = Item(deadline=self.now + self.random.choice(self._timeouts_s))
         try:
             self._batcher.submit(self.now, [item])
         except HeadraceError:
-            self.outcome.refused += self._counts
+            self.outcome.refused += self.counts
 
-    def play(self) -> Outcome:
-        while self._events and self.now < self._end:
-            self.now = min(self._events[0][0], self._wake)
-            while self._events and self._events[0][0] <= self.now:
-                heapq.heappop(self._events)[2]()
-            actions, self._wake = self._batcher.tick(self.now)
-            for action in actions:
-                if isinstance(action, Run):
-                    self._hand_over(action.batch)
-                elif isinstance(action, Answer) and self._counts:
-                    self.outcome.given_up_s.append(self.now - action.item.arrived)
-        return self.outcome
-
-    def _work(self, replica: int) -> None:
-        if replica in self._busy or not self._at_hand[replica]:
-            return
-        batch = self._at_hand[replica].popleft()
-        self._busy.add(replica)
-
-        def done() -> None:
-            self._busy.remove(replica)
-            self.at(self.now + simulate.HANDOVER_S / 2, lambda: self._answered(batch))
-            self._work(replica)
-
-        self.at(self.now + simulate.HANDOVER_S / 2, lambda: self._batcher.started(self.now, batch))
+    def predict_s(self, count: int) -> float:
         factor = self.random.lognormvariate(-(self._noise**2) / 2, self._noise)
-        full_s = simulate.FIXED_S + simulate.ITEM_S * batch.count
-        self.at(self.now + SLOWER * factor * full_s, done)
+        return SLOWER * factor * super().predict_s(count)
+
+    def expired(self, item: Item) -> None:
+        if self.counts:
+            self.outcome.given_up_s.append(self.now - item.arrived)
 
     def _answered(self, batch: Batch) -> None:
         for index, item in enumerate(batch.items):
-            if self._batcher.part(self.now, batch, index) and self._counts:
+            if self._batcher.part(self.now, batch, index) and self.counts:
                 assert self.now <= item.deadline
                 self.outcome.good_s.append(self.now - item.arrived)
         self._batcher.ended(self.now, batch)
@@ -197,7 +165,8 @@ def played(
         run.at(next(instants), arrive_and_plan)
 
     run.at(next(instants), arrive_and_plan)
-    return run.play()
+    run.run()
+    return run.outcome
 
 
 MIXES: dict[str, tuple[Sequence[float], float]] = {
