@@ -6,11 +6,24 @@ from collections.abc import Hashable
 
 import msgspec
 
+from . import errors
 from .clock import NEVER, Deadline
 from .errors import Detail, HeadraceError, ItemError, Unavailable
 
 INTERNAL_ERROR = "internal_error"
 """The code of a failure that is a fault of headrace itself."""
+
+CODES = frozenset(
+    (
+        INTERNAL_ERROR,
+        *(
+            found.code
+            for found in vars(errors).values()
+            if isinstance(found, type) and issubclass(found, HeadraceError)
+        ),
+    )
+)
+"""The codes that an item's failure may have: metrics and log records are told apart by them."""
 
 
 class Payload(msgspec.Struct, frozen=True, gc=False):
@@ -85,12 +98,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, error: HeadraceError, *, log: str | None = None) -> Failure:
         """The failure that an error stands for."""
+        # A model's own class of ItemError may have a code that is no word of ours.
+        own = error if isinstance(error, ItemError) else None
         return cls(
-            code=error.code,
+            code=error.code if own is None else ItemError.code,
             # Lone surrogates, as a model's own text may hold, cannot be sent or logged.
             message=error.message.encode(errors="backslashreplace").decode(),
             details=error.details,
-            status=error.status if isinstance(error, ItemError) else None,
+            status=None if own is None else own.status,
             retry_after_s=error.retry_after_s if isinstance(error, Unavailable) else None,
             log=log,
         )

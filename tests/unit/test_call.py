@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headrace.call import Call, Failure, Payload, Value
+from headrace.call import CODES, Call, Failure, Payload, Value
 from headrace.card import ModelCard
 from headrace.clock import NEVER
 from headrace.config import Batching
@@ -29,6 +29,15 @@ def test_a_failure_keeps_what_its_error_says() -> None:
 def test_a_failure_keeps_an_item_errors_status_and_an_unavailables_wait() -> None:
     assert Failure.of(ItemError("no", status=409)).status == 409
     assert Failure.of(QueueFull("full", retry_after_s=2)).retry_after_s == 2
+
+
+def test_a_models_own_error_has_no_code_of_its_own() -> None:
+    class NoFace(ItemError):
+        code = "no_face"
+
+    assert Failure.of(NoFace("no", status=409)) == Failure.of(ItemError("no", status=409))
+    assert {"item_error", "invalid", "overloaded", "internal_error"} < CODES
+    assert "no_face" not in CODES
 
 
 def test_outcomes_and_cards_cross_process_bounds_unchanged() -> None:

@@ -19,16 +19,17 @@ class _Open:
 
     Attributes:
         owed: Indexes of the items whose last part has not come.
-        started: Whether the worker has begun, or its parts say so.
-        set_aside: Whether its predict failed.
+        started: Whether the worker has begun, or its parts say so, since it was set aside last.
+        pauses: How often it may still be set aside without an outcome of any item.
     """
 
-    __slots__ = ("owed", "set_aside", "started")
+    __slots__ = ("owed", "pauses", "started")
 
     def __init__(self, owed: set[int]) -> None:
         self.owed = owed
         self.started = False
-        self.set_aside = False
+        # Once as it fails, once for the example, and once for each part of it that fails.
+        self.pauses = len(owed) + 1
 
 
 class Ledger:
@@ -71,7 +72,7 @@ class Ledger:
 
     def _started(self, started: Started) -> None:
         batch = self._find(started.batch)
-        if batch.started and not batch.set_aside:
+        if batch.started:
             raise _Breach(f"batch {started.batch} was started already")
         batch.started = True
 
@@ -87,10 +88,12 @@ class Ledger:
                 left = len(owed) - len(ended)
                 raise _Breach(f"batch {message.batch} ended with {left} items unanswered")
             del self._open[message.batch]
-        elif message.end is End.SET_ASIDE:
-            batch.set_aside = True
+        elif message.end is End.SET_ASIDE and not ended:
+            if not batch.pauses:
+                raise _Breach(f"batch {message.batch} is set aside for nothing")
+            batch.pauses -= 1
         owed -= ended
-        batch.started = True
+        batch.started = message.end is not End.SET_ASIDE
 
     @staticmethod
     def _ended(message: Parts, owed: Set[int]) -> set[int]:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from ..call import Failure, Outcome, Payload, Value
-from ..errors import ProtocolError
+from ..call import CODES, Failure, Outcome, Payload, Value
+from ..errors import ItemError, ModelError, ProtocolError
 from .frames import OWN_CHUNK_BYTES, PADDING, Chunk, Form
 from .messages import End, Parts, Run
 from .segments import LARGE_BYTES, Inbox, Outbox
@@ -26,15 +26,21 @@ MAX_ROWS: Final = 65536
 MAX_TEXT: Final = 16 * 1024
 """Characters of a failure's message and of its log, bytes of its details as JSON."""
 
+MAX_RETRY_S: Final = 86_400.0
+
+MAX_TYPE_CHARS: Final = 1024
+"""Of a media type, which becomes a header of an answer."""
+
 Count = Annotated[int, Meta(ge=0)]
 _Counts = Annotated[list[Count], Meta(max_length=MAX_ROWS)]
 _Column = Count | _Counts
 _Table = Annotated[list[str], Meta(max_length=2 * MAX_ROWS)]
 _Seconds = Annotated[float, Meta(ge=0)]
+_Retry = Annotated[float, Meta(ge=0, le=MAX_RETRY_S)]
 _Status = Annotated[int, Meta(ge=400, le=599)]
 
 # index, code, message, details as JSON, status, retry_after_s, log
-_FailureRow = tuple[Count, str, str, bytes, _Status | None, _Seconds | None, str | None]
+_FailureRow = tuple[Count, str, str, bytes, _Status | None, _Retry | None, str | None]
 
 
 class _RunHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -183,6 +189,7 @@ def decode_outcomes(header: memoryview, payload: memoryview, inbox: Inbox | None
     bodies = _cut(payload, head.sizes, head.begin, inbox)
     size = len(bodies)
     types, media_types = head.types, head.media_types
+    _check_types(types)
     if type(media_types) is int and size:
         media_type = types[media_types]
         values = [Value(body, media_type) for body in bodies]
@@ -243,6 +250,13 @@ def _check_length(column: list[Any], size: int) -> list[Any]:
     if len(column) != size:
         raise _uneven(len(column), size)
     return column
+
+
+def _check_types(types: list[str]) -> None:
+    """Raise a ProtocolError for what would be no header, or more than one."""
+    for found in types:
+        if len(found) > MAX_TYPE_CHARS or not (found.isascii() and found.isprintable()):
+            raise ProtocolError("expected media types of printable ASCII", side="remote")
 
 
 def _uneven(found: int, size: int) -> ProtocolError:
@@ -313,6 +327,8 @@ def _cut_here(payload: memoryview, sizes: list[int]) -> list[bytes]:
 
 def _failure(row: _FailureRow) -> Failure:
     _, code, message, details, status, retry_after_s, log = row
+    if code not in CODES:
+        code = ModelError.code if status is None else ItemError.code
     return Failure(
         code=code,
         message=message,
@@ -330,13 +346,13 @@ def _settled(failure: Failure) -> tuple[object, ...]:
         _details(details)
     except Exception:
         details = b"[]"
-    status, retry_after_s = failure.status, failure.retry_after_s
+    status, retry = failure.status, failure.retry_after_s
     return (
         sendable(failure.code),
         sendable(failure.message),
         details if len(details) <= MAX_TEXT else b"[]",
         status if type(status) is int and 400 <= status <= 599 else None,
-        retry_after_s if retry_after_s is not None and retry_after_s >= 0 else None,
+        None if retry is None or not retry >= 0 else min(retry, MAX_RETRY_S),
         None if failure.log is None else sendable(failure.log),
     )
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from headrace.call import Failure, Payload, Value
+from headrace.call import CODES, Failure, Payload, Value
 from headrace.card import ModelCard
 from headrace.config import Batching, Limits
 from headrace.errors import ProtocolError
@@ -50,6 +50,7 @@ from headrace.wire import (
     encode_frame,
     encode_parts,
 )
+from headrace.wire.rows import MAX_RETRY_S
 
 from .driver import CARD, EXAMPLES, Decoding, Pair, feed, frame, front, joined, ready_pair, worker
 
@@ -72,14 +73,19 @@ payloads = st.builds(
 examples = st.builds(Payload, body=bodies, input_type=types, output_type=types)
 failures = st.builds(
     Failure,
-    code=text,
+    code=st.sampled_from(sorted(CODES)),
     message=text,
     details=st.lists(objects, max_size=2).map(tuple),
     status=st.none() | st.integers(400, 599),
-    retry_after_s=st.none() | seconds,
+    retry_after_s=st.none() | st.floats(0, MAX_RETRY_S),
     log=st.none() | text,
 )
-values = st.builds(Value, bodies, types)
+values = st.builds(
+    Value,
+    bodies,
+    st.sampled_from(["application/json", "a/b", ""])
+    | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
+)
 parts = st.builds(
     lambda batch, values, failures, skipped, end, more: Parts(
         batch,

@@ -363,11 +363,25 @@ def test_a_batch_that_is_set_aside_starts_again_and_again() -> None:
     assert pair.answer(Parts(1, (value(1),), End.ENDED))
 
 
+ASIDE = Parts(1, (), End.SET_ASIDE)
+
+
+def test_a_batch_may_be_set_aside_for_nothing_as_often_as_its_halves_can_fail() -> None:
+    pair = ready_pair()
+    pair.ask(run(1, 0, 1))
+    for _ in range(3):
+        assert pair.answer(Started(1), ASIDE)
+    pair.answer(Started(1), Parts(1, (value(0),), End.SET_ASIDE))
+    assert pair.answer(Started(1), Parts(1, (value(1),), End.ENDED))
+
+
 BREACHES: dict[str, tuple[list[Message], Message]] = {
     "is not open": ([], Started(1)),
     "batch 9 is not open": ([], Parts(9, ())),
     "was started already": ([Started(1)], Started(1)),
     "batch 1 was started already": ([Parts(1, (value(0),))], Started(1)),
+    "1 was started already": ([Started(1), ASIDE, Started(1)], Started(1)),
+    "batch 1 is set aside for nothing": ([Started(1), ASIDE] * 3, ASIDE),
     "owed no part of item 7": ([], Parts(1, (value(7),))),
     "owed no part of item 0": ([Parts(1, (value(0),))], Parts(1, (value(0),))),
     "batch 1 is owed no part of item 2": ([], Parts(1, (value(2), value(2)))),

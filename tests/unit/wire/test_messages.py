@@ -32,6 +32,7 @@ from headrace.wire import (
     encode_frame,
     encode_parts,
 )
+from headrace.wire.rows import MAX_RETRY_S, MAX_TYPE_CHARS
 
 from .driver import (
     CARD,
@@ -135,14 +136,53 @@ def test_a_failure_is_made_sendable() -> None:
     failure: Any = Failure(
         code="c", message="\ud800", status=200, retry_after_s=math.nan, log="l" * 20_000
     )
-    settled = Failure(code="c", message="\\ud800", log="l" * 16_384)
+    settled = Failure(code="model_error", message="\\ud800", log="l" * 16_384)
     assert decode(frame(Parts(1, ((0, failure),)))) == Parts(1, ((0, settled),))
 
 
-@pytest.mark.parametrize("retry_after_s", [None, 0.0, 2.5, math.inf])
+@pytest.mark.parametrize("retry_after_s", [None, 0.0, 2.5, MAX_RETRY_S])
 def test_a_retry_comes_back(retry_after_s: float | None) -> None:
-    failure = Failure(code="c", message="m", retry_after_s=retry_after_s)
+    failure = Failure(code="invalid", message="m", retry_after_s=retry_after_s)
     assert decode(frame(Parts(1, ((0, failure),)))) == Parts(1, ((0, failure),))
+
+
+def test_who_may_never_try_again_may_in_a_day() -> None:
+    assert read(retry_after_s=math.inf).retry_after_s == MAX_RETRY_S
+
+
+def read(**fields: Any) -> Any:
+    """What comes of a failure."""
+    sent = Failure(**({"code": "invalid", "message": "m"} | fields))
+    received = decode(frame(Parts(1, ((0, sent),))))
+    assert isinstance(received, Parts)
+    return received.parts[0][1]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "as_code"),
+    [
+        ("invalid", None, "invalid"),
+        ("internal_error", None, "internal_error"),
+        ("x" * 64, None, "model_error"),
+        ("x" * 64, 418, "item_error"),
+        ("a\r\nb", None, "model_error"),
+        ("", None, "model_error"),
+    ],
+)
+def test_a_code_is_one_of_the_errors(code: str, status: int | None, as_code: str) -> None:
+    got = read(code=code, status=status)
+    assert (got.code, got.status) == (as_code, status)
+
+
+@pytest.mark.parametrize(
+    "media_type", ["a/b\r\nset-cookie: c", "\u20ac/b", "a/\x7f", "a\0", "a" * (MAX_TYPE_CHARS + 1)]
+)
+def test_a_media_type_that_is_no_header_is_refused(media_type: str) -> None:
+    lie = Parts(1, ((0, Value(b"1", "a/b")), (1, Value(b"1", media_type))))
+    with pytest.raises(ProtocolError, match="printable ASCII"):
+        decode(frame(lie))
+    fits = Parts(1, ((0, Value(b"1", "a/b; c=d")),))
+    assert decode(frame(fits)) == fits
 
 
 def test_a_bye_is_made_sendable() -> None:
@@ -254,6 +294,8 @@ def failed(place: int, value: Any) -> tuple[int, Any]:
         (failed(3, b"[" + b'{"a":' * 10_000), "too deeply"),
         (failed(4, 200), ">= 400"),
         (failed(5, -1), ">= 0"),
+        (failed(5, math.inf), "<= 86400.0"),
+        (failed(5, math.nan), ">= 0"),
         ((3, None), "Expected `object`"),
         ((4, (1, ())), "expected no payload"),
         ((5, None), "expected no payload"),
