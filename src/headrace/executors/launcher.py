@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
-from ..config import Workers
+from ..config import Workers, env_name
 from ..wire import Memory
 from ..workers.mark import Mark, create_memory
 from ..workers.memory import SharedMemory, create_segments
@@ -221,8 +221,12 @@ def environment(
     seats: int,
     cpus: Sequence[int],
 ) -> dict[str, str]:
-    """A worker's environment: the front's, its orders, and its share of threads and devices."""
+    """A worker's environment: the front's, its orders, and its share of threads and devices.
+
+    The API keys are not in it: the model's code has no use for them.
+    """
     own = {**base, **start.to_environment()}
+    own.pop(env_name("auth.keys"), None)
     threads = settings.threads or threads_of(seats, len(cpus))
     for name in THREAD_VARIABLES:
         own.setdefault(name, str(threads))

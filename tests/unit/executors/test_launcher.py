@@ -196,6 +196,11 @@ def test_devices_are_the_operators_or_nobodys() -> None:
     assert resources.DEVICE_VARIABLE not in made(Workers(), {})
 
 
+def test_the_api_keys_are_not_handed_on() -> None:
+    base = {"HEADRACE_AUTH_KEYS": "alice:correct-horse-battery", "HEADRACE_PORT": "1"}
+    assert made(Workers(), base).keys() & base.keys() == {"HEADRACE_PORT"}
+
+
 def test_the_fronts_environment_stays_as_it_is() -> None:
     before = dict(os.environ)
     worker = Worker(TARGET, 0, 1, Launch(Workers(devices="0")))
