@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from .config import ServerSettings
+from .credentials import read_secret_file
 from .errors import ConfigError
 
 _LEAST = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -15,8 +16,8 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     """What HTTPS is served with; None for HTTP.
 
     Raises:
-        ConfigError: A file is missing, cannot be read, or is not what it should be; or there is
-            something for HTTPS, and no certificate.
+        ConfigError: A file is missing, cannot be read, or is not what it should be; the key, or its
+            password, may be read by everybody; or there is something for HTTPS, and no certificate.
     """
     cert, key = settings.tls_cert, settings.tls_key
     if cert is None and key is None:
@@ -27,9 +28,8 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     if cert is None or key is None:
         given = "tls_key" if cert is None else "tls_cert"
         raise ConfigError(f"tls_cert, tls_key: expected both or neither, got {given} alone")
-    for name, file in (("tls_cert", cert), ("tls_key", key)):
-        _read(file, where=name)
     _check_certificates(cert, where="tls_cert")
+    read_secret_file(key, where="tls_key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _LEAST[settings.tls_min_version]
     context.set_alpn_protocols(["http/1.1"])
@@ -40,7 +40,6 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
             raise ConfigError("tls_ciphers: expected names that OpenSSL knows") from None
     _load(context, settings, cert, key)
     if settings.tls_client_ca is not None:
-        _read(settings.tls_client_ca, where="tls_client_ca")
         _check_certificates(settings.tls_client_ca, where="tls_client_ca")
         context.load_verify_locations(settings.tls_client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -61,9 +60,10 @@ def renew(context: ssl.SSLContext, settings: ServerSettings) -> None:
 def _load(context: ssl.SSLContext, settings: ServerSettings, cert: str, key: str) -> None:
     """Have a context show a certificate."""
     # Without a password the library would ask for one on the terminal.
-    password, expected = "", "and without a password"
+    password, expected = b"", "and without a password"
     if settings.tls_key_password_file is not None:
-        password = _read(settings.tls_key_password_file, where="tls_key_password_file")
+        where = "tls_key_password_file"
+        password = read_secret_file(settings.tls_key_password_file, where=where)
         expected = "under that password"
     try:
         context.load_cert_chain(cert, key, password=password.strip())
@@ -75,16 +75,13 @@ def _load(context: ssl.SSLContext, settings: ServerSettings, cert: str, key: str
 
 
 def _check_certificates(file: str, *, where: str) -> None:
-    """Raise a ConfigError unless a file holds certificates."""
+    """Raise a ConfigError unless a file can be read, and holds certificates."""
     try:
+        with Path(file).open("rb"):
+            pass
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
     except ssl.SSLError:
         raise ConfigError(f"{where}: expected a certificate in PEM, got {file}") from None
-
-
-def _read(file: str, *, where: str) -> str:
-    try:
-        return Path(file).read_text(encoding="latin-1")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no such file"
         raise ConfigError(f"{where}: {file}: {reason}") from None

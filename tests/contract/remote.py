@@ -25,6 +25,7 @@ class OneRemoteWorker:
 
     def __init__(self, folder: Path) -> None:
         self._secret = folder / "secret"
+        self._secret.touch(mode=0o600)
         self._secret.write_text(secrets.token_hex())
         self._executor = RemoteExecutor("scripted")
         workers = Workers(listen="127.0.0.1:0", secret_file=str(self._secret))

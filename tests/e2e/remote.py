@@ -32,6 +32,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.secret = folder / "secret"
+        self.secret.touch(mode=0o600)
         self.secret.write_text(secrets.token_hex())
         self._started: list[Served] = []
 

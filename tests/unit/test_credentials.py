@@ -1,4 +1,4 @@
-"""The file of API keys."""
+"""Files of secrets: API keys first of all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace import Auth
-from headrace.credentials import MAX_FILE_BYTES, read_keys
+from headrace import Auth, ServerSettings
+from headrace.credentials import MAX_FILE_BYTES, can_reload, read_keys, read_secret_file
 from headrace.errors import ConfigError
 
 LINE = "alice:correct-horse-battery\n"
@@ -32,8 +32,23 @@ def test_a_file_of_its_owner_and_group_is_read(tmp_path: Path, mode: int) -> Non
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o666])
 def test_a_file_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
-    with pytest.raises(ConfigError, match=rf"others may not read .* got mode {mode:04o}"):
+    told = rf"others may not read .* got mode {mode:04o}; run chmod 600 {tmp_path}/keys"
+    with pytest.raises(ConfigError, match=told):
         read_keys(written(tmp_path / "keys", LINE, mode))
+    with pytest.raises(ConfigError, match=f"tls_key: .*{told}"):
+        read_secret_file(str(tmp_path / "keys"), where="tls_key")
+
+
+def test_a_secret_need_not_be_text(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\0\n")
+    (tmp_path / "secret").chmod(0o600)
+    assert read_secret_file(str(tmp_path / "secret"), where="x") == b"\xff\0\n"
+
+
+def test_a_server_with_a_file_that_may_change_can_reload() -> None:
+    assert not can_reload(ServerSettings())
+    assert can_reload(ServerSettings(auth=Auth(keys_file="keys")))
+    assert can_reload(ServerSettings(tls_cert="cert", tls_key="key"))
 
 
 def test_the_keys_of_both_settings_are_taken(tmp_path: Path) -> None:
@@ -61,7 +76,7 @@ def test_what_is_no_file_of_keys_is_named_and_waited_for_by_nobody(tmp_path: Pat
     }.items():
         with pytest.raises(ConfigError, match=rf"auth.keys_file: .*{name}: .*{message}"):
             read_keys(Auth(keys_file=str(tmp_path / name)))
-    with pytest.raises(ConfigError, match="no file of text"):
+    with pytest.raises(ConfigError, match="no such file"):
         read_keys(Auth(keys_file="a\0b"))
 
 

@@ -14,6 +14,8 @@ from headrace import ServerSettings
 from headrace.errors import ConfigError
 from headrace.tls import renew, tls_context
 
+UMLAUT = "geheim-\u00e4\u20ac"
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,11 +29,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files = ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"]
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         openssl("req", "-x509", *curve, *files, "-days", "2")
-    openssl("ec", "-in", "one.key", "-out", "locked.key", "-aes128", "-passout", "pass:secret")
+    for name, password in (("locked", "secret"), ("umlaut", UMLAUT)):
+        locked = ["-out", f"{name}.key", "-aes128", "-passout", f"pass:{password}"]
+        openssl("ec", "-in", "one.key", *locked)
     (folder / "empty").touch()
     (folder / "binary").write_bytes(bytes(range(256)))
     both = (folder / "one.pem").read_text() + (folder / "one.key").read_text()
     (folder / "both.pem").write_text(both)
+    for path in folder.iterdir():
+        path.chmod(0o600)
     return folder
 
 
@@ -72,8 +78,9 @@ def test_what_is_no_certificate_with_its_key_is_told(
 
 
 def test_a_key_with_a_password_needs_that_in_a_file(certificates: Path) -> None:
-    (certificates / "password").write_text("secret\n")
-    (certificates / "wrong").write_text("guess\n")
+    for name, password in (("password", "secret\n"), ("wrong", "guess\n"), ("umlauts", UMLAUT)):
+        (certificates / name).write_text(password)
+        (certificates / name).chmod(0o600)
     plain = tls(certificates, "one.pem", "locked.key")
 
     def given(name: str) -> ServerSettings:
@@ -86,6 +93,26 @@ def test_a_key_with_a_password_needs_that_in_a_file(certificates: Path) -> None:
     assert "guess" not in raised.value.message
     with pytest.raises(ConfigError, match=r"tls_key_password_file: .*No such file"):
         tls_context(given("nowhere"))
+    other = tls(certificates, "one.pem", "umlaut.key")
+    file = str(certificates / "umlauts")
+    assert tls_context(dataclasses.replace(other, tls_key_password_file=file))
+
+
+@pytest.mark.parametrize("name", ["tls_key", "tls_key_password_file"])
+def test_a_key_or_its_password_that_others_may_read_is_refused(
+    certificates: Path, tmp_path: Path, name: str
+) -> None:
+    for file, text in (("key", (certificates / "locked.key").read_text()), ("password", "secret")):
+        (tmp_path / file).write_text(text)
+        (tmp_path / file).chmod(0o600)
+    settings = dataclasses.replace(
+        tls(certificates, "one.pem", str(tmp_path / "key")),
+        tls_key_password_file=str(tmp_path / "password"),
+    )
+    assert tls_context(settings)
+    Path(getattr(settings, name)).chmod(0o644)
+    with pytest.raises(ConfigError, match=rf"^{name}: .*got mode 0644; run chmod 600 "):
+        tls_context(settings)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +161,7 @@ def test_the_options_are_those_of_the_context(certificates: Path) -> None:
 def test_a_renewal_that_fails_changes_nothing(certificates: Path, tmp_path: Path) -> None:
     for kind in ("pem", "key"):
         (tmp_path / f"now.{kind}").write_text((certificates / f"one.{kind}").read_text())
+        (tmp_path / f"now.{kind}").chmod(0o600)
     settings = tls(tmp_path, "now.pem", "now.key")
     context = tls_context(settings)
     assert context is not None

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from ..config import Workers
+from ..credentials import read_secret_file
 from ..errors import ConfigError
 from ..listener import is_loopback
 from ..workers.start import MIN_SECRET_BYTES
@@ -32,14 +33,11 @@ def read_secret(file: str | None, *, where: str) -> bytes:
     """The secret that a front and its remote workers share.
 
     Raises:
-        ConfigError: There is no such file, or it holds too little.
+        ConfigError: There is no such file, everybody may read it, or it holds too little.
     """
     if file is None:
         raise ConfigError(f"{where}: expected a file that holds the shared secret, got none")
-    try:
-        secret = Path(file).read_bytes().strip()
-    except OSError as error:
-        raise ConfigError(f"{where}: {file}: {error.strerror}") from None
+    secret = read_secret_file(file, where=where).strip()
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(
             f"{where}: expected at least {MIN_SECRET_BYTES} bytes in {file}, got {len(secret)}"
@@ -51,7 +49,8 @@ def front_tls(host: str, workers: Workers) -> ssl.SSLContext | None:
     """What a front that listens there shows its workers; None for no TLS.
 
     Raises:
-        ConfigError: The certificate cannot be had, or there is none where one is needed.
+        ConfigError: The certificate cannot be had, or there is none where one is needed; or
+            everybody may read its key.
     """
     if workers.tls_cert is None:
         if not workers.insecure and not is_loopback(host):
@@ -60,6 +59,9 @@ def front_tls(host: str, workers: Workers) -> ssl.SSLContext | None:
                 " workers.insecure=true where the network is trusted"
             )
         return None
+    # Without a setting of its own the key is in the certificate's file.
+    name = "workers.tls_cert" if workers.tls_key is None else "workers.tls_key"
+    read_secret_file(workers.tls_key or workers.tls_cert, where=name)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(workers.tls_cert, workers.tls_key)

@@ -26,7 +26,7 @@ from headrace.errors import ConfigError
 from headrace.executors import Loss, RemoteExecutor
 from headrace.executors.remote import MAX_STRANGERS, Gate, differences
 from headrace.executors.socket import Peer
-from headrace.executors.trust import check_trust, parse_address, read_secret
+from headrace.executors.trust import check_trust, front_tls, parse_address, read_secret
 from headrace.listener import is_loopback
 from headrace.wire import Cards, Connection
 from headrace.workers.sockets import FIRST_RETRY_S, LAST_RETRY_S, Retries
@@ -68,6 +68,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     both = folder / "both.pem"
+    both.touch(mode=0o600)
     both.write_bytes((folder / "cert.pem").read_bytes() + (folder / "key.pem").read_bytes())
     return both
 
@@ -77,6 +78,7 @@ class Home:
 
     def __init__(self, folder: Path, **workers: Any) -> None:
         self.secret = secrets.token_bytes()
+        (folder / "secret").touch(mode=0o600)
         (folder / "secret").write_bytes(self.secret.hex().encode())
         self.executors: dict[str, RemoteExecutor] = {}
         self.has_joined = asyncio.Event()
@@ -316,6 +318,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 def test_a_secret_is_a_file_of_sixteen_bytes_or_more(tmp_path: Path) -> None:
     file = tmp_path / "secret"
+    file.touch(mode=0o600)
     file.write_bytes(b"0123456789abcdef\n")
     assert read_secret(str(file), where="x") == b"0123456789abcdef"
     file.write_bytes(b"0123456789abcde\n")
@@ -323,6 +326,30 @@ def test_a_secret_is_a_file_of_sixteen_bytes_or_more(tmp_path: Path) -> None:
         read_secret(str(file), where="x")
     with pytest.raises(ConfigError, match="x: expected a file"):
         read_secret(None, where="x")
+    file.chmod(0o640)
+    file.write_bytes(b"0123456789abcdef\n")
+    assert read_secret(str(file), where="x")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match=f"x: {file}: .*got mode 0644; run chmod 600 {file}"):
+        read_secret(str(file), where="x")
+
+
+@pytest.mark.parametrize("has_own_key", [False, True])
+def test_the_key_that_workers_are_shown_a_certificate_by_is_read_by_no_others(
+    certificate: Path, tmp_path: Path, has_own_key: bool
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for file in (cert, key):
+        file.touch(mode=0o600)
+        file.write_bytes(certificate.read_bytes())
+    name, secret = ("workers.tls_key", key) if has_own_key else ("workers.tls_cert", cert)
+    if has_own_key:
+        cert.chmod(0o644)
+    settings = Workers(tls_cert=str(cert), tls_key=str(key) if has_own_key else None)
+    assert front_tls("10.0.0.1", settings)
+    secret.chmod(0o604)
+    with pytest.raises(ConfigError, match=f"{name}: .*got mode 0604; run chmod 600 {secret}"):
+        front_tls("10.0.0.1", settings)
 
 
 def test_a_worker_trusts_in_one_way_and_needs_none_within_its_machine(certificate: Path) -> None:
