@@ -13,11 +13,11 @@ import falcon.asgi
 import msgspec
 
 from ..call import INTERNAL_ERROR, Failure
-from ..errors import HeadraceError, NotReady
+from ..errors import HeadraceError, NotReady, RequestError
 from ..metrics.prometheus import Exposition
 from .asgi import Receive, Scope, Send, serve_prediction
 from .docs import CONTENT_POLICY, docs_page
-from .errors import error_answer, error_body
+from .errors import MethodNotAllowed, RouteNotFound, error_answer
 from .openapi import openapi_document
 from .predict import PROBES, STARTING, request_id_of
 from .service import Service
@@ -212,13 +212,14 @@ async def _answer_http_error(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: falcon.HTTPError, params: Any
 ) -> None:
     """Falcon's own errors (no such route, no such method, a bad header) in our form."""
-    codes = {404: "route_not_found", 405: "method_not_allowed"}
-    texts = {404: "nothing is served at this path", 405: f"expected GET, got {req.method[:16]}"}
-    message = texts.get(error.status_code, error.title or "the request cannot be read")
-    code = codes.get(error.status_code, "bad_request")
+    if error.status_code == 404:
+        found: HeadraceError = RouteNotFound("nothing is served at this path")
+    elif error.status_code == 405:
+        found = MethodNotAllowed(f"expected GET, got {req.method[:16]}")
+    else:
+        found = RequestError(error.title or "the request cannot be read")
+    _set_failure(resp, Failure.of(found))
     resp.status = error.status_code
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = error_body(Failure(code=code, message=message))
     for name, value in dict(error.headers or ()).items():
         resp.set_header(name, value)
 
