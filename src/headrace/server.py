@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import uvloop
@@ -24,7 +25,7 @@ from . import workers
 from .card import ModelCard
 from .clock import system_clock
 from .config import ServerSettings
-from .credentials import read_keys
+from .credentials import can_reload, read_keys
 from .errors import ConfigError
 from .hosts import EXIT_CONFIG, EXIT_NOT_READY, Host, host_of
 from .listener import (
@@ -60,6 +61,9 @@ UNGUARDED = (
 )
 
 _log = logging.getLogger("headrace.server")
+
+_Handlers = Mapping[int, Callable[[], None]]
+"""By the number of a signal."""
 
 
 class Server:
@@ -102,15 +106,10 @@ class Server:
         self._on_ready = on_ready
         self._host = host or host_of(models, self.settings)
         self._run: _Run | None = None
-        self._stop_wanted = False
+        self._stop_wanted = self._reload_wanted = False
         self.address = self.admin_address = ""
         self.is_stuck = False
         self._remove_sockets: list[Callable[[], None]] = []
-
-    @property
-    def _can_reload(self) -> bool:
-        """Whether there is a file that may change while it serves."""
-        return self._tls is not None or self.settings.auth.keys_file is not None
 
     @property
     def cards(self) -> list[ModelCard]:
@@ -133,8 +132,10 @@ class Server:
         """
         if workers.is_worker:
             raise ConfigError(UNGUARDED)
+        # Else a terminal that closes ends the server, as ever.
+        handlers: _Handlers = {signal.SIGHUP: self.reload} if can_reload(self.settings) else {}
         try:
-            with contextlib.ExitStack() as stack:
+            with _Signals(handlers), contextlib.ExitStack() as stack:
                 bound = listener or stack.enter_context(listening(self.settings))
                 admin = stack.enter_context(admin_listening(self.settings))
                 return self._run_on(bound, admin)
@@ -193,9 +194,12 @@ class Server:
     def reload(self) -> None:
         """Read the API keys and the certificate again, as on SIGHUP; from any thread.
 
+        Before `run`, it is done as soon as that serves.
+
         A key that is removed is refused from then on, on open connections too; the certificate is
         shown to new ones. What cannot be read stays as it was, and a log record says why.
         """
+        self._reload_wanted = True
         if self._run is not None:
             self._run.reload_from_anywhere()
 
@@ -207,13 +211,15 @@ class Server:
 
     async def _serve(self, listener: socket.socket, admin: socket.socket | None) -> int:
         self._run = _Run(self, self._host, listener, admin)
+        if self._reload_wanted:
+            self._run.reload_from_anywhere()
         if self._stop_wanted:
             self._run.stop_from_anywhere()
         try:
             return await self._run.serve()
         finally:
             self._run = None
-            self._stop_wanted = False
+            self._stop_wanted = self._reload_wanted = False
 
     def _is_ready(self) -> None:
         self._on_ready(self)
@@ -262,8 +268,13 @@ class _Run:
 
     async def serve(self) -> int:
         """From start to stop; returns the exit code."""
-        on_reload = self.reload_from_anywhere if self._server._can_reload else None
-        with _Signals(self._signalled, self._scale_signalled, on_reload):
+        handlers: _Handlers = {
+            signal.SIGINT: self._signalled,
+            signal.SIGTERM: self._signalled,
+            signal.SIGTTIN: functools.partial(self._scale_signalled, 1),
+            signal.SIGTTOU: functools.partial(self._scale_signalled, -1),
+        }
+        with _Signals(handlers):
             self._host.open(self)
             start_timeout_s = self._settings.start_timeout_s
             start_timer = self.loop.call_later(start_timeout_s, self._start_timeout)
@@ -402,6 +413,7 @@ class _Run:
             _log.error("the old API keys stay", extra={"reason": error.message})
             return
         self._service.predict.take_keys(keys)
+        self._http.forget_heads()
         names = [] if keys is None else sorted(keys.names)
         _log.info("API keys were read again", extra={"clients": names})
 
@@ -448,22 +460,10 @@ class _Run:
 
 
 class _Signals:
-    """Takes the signals over for a while; only the main thread can, others leave them."""
+    """Takes signals over for a while; only the main thread can, others leave them."""
 
-    def __init__(
-        self,
-        on_stop: Callable[[], None],
-        on_scale: Callable[[int], None],
-        on_reload: Callable[[], None] | None,
-    ) -> None:
-        self._handlers: dict[int, Callable[[], None]] = {
-            signal.SIGINT: on_stop,
-            signal.SIGTERM: on_stop,
-            signal.SIGTTIN: lambda: on_scale(1),
-            signal.SIGTTOU: lambda: on_scale(-1),
-        }
-        if on_reload is not None:  # else a terminal that closes ends the server, as ever
-            self._handlers[signal.SIGHUP] = on_reload
+    def __init__(self, handlers: _Handlers) -> None:
+        self._handlers = handlers
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:

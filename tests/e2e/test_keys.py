@@ -120,6 +120,44 @@ def test_keys_of_the_environment_are_not_handed_on(serve: Serve, tmp_path: Path)
     assert owner.st_mode & 0o077 == 0
 
 
+SLOW_TO_IMPORT = """
+import os, time
+from pathlib import Path
+from headrace import Model
+
+folder = Path(os.environ["E2E_FOLDER"])
+(folder / "importing").touch()
+while not (folder / "imported").exists():
+    time.sleep(0.002)
+
+class Echo(Model):
+    def predict(self, batch: list[int]) -> list[int]:
+        return batch
+"""
+
+
+def test_a_hangup_while_it_imports_the_model_is_heard_when_it_serves(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_TO_IMPORT)
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(ALICE)
+    target = f"{tmp_path / 'slow.py'}:Echo"
+    server = serve(target, executor="thread", is_ready=False, auth__keys_file=keys)
+    eventually(lambda: server.is_set("importing"), "the import")
+    keys.write_text(BOB)
+    server.signal(signal.SIGHUP)
+    server.set("imported")
+    server.wait_ready()
+    told = "API keys were read again"
+    eventually(lambda: any(told in line for line in list(server.log_lines)), told)
+    answers = [
+        server.post("/predict", 1, x_api_key=secret(entry)).status_code for entry in (ALICE, BOB)
+    ]
+    assert answers == [401, 200]
+
+
 def test_without_keys_a_hangup_ends_the_server_as_ever(serve: Serve) -> None:
     server = serve("Scripted", executor="thread")
     server.signal(signal.SIGHUP)

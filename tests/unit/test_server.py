@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from headrace import Auth, ConfigError, Model, Server, ServerSettings, workers
+from headrace.http.fastpath import FastConnection
 from headrace.server import UNGUARDED
 
 WAIT_S = 30.0
@@ -115,3 +120,76 @@ def test_a_server_that_strangers_can_reach_says_so(
     assert [record.startswith(text) for record, text in zip(records, told, strict=True)] == [
         True
     ] * len(told)
+
+
+# Keys that change
+
+ALICE, BOB = "alice-correct-horse", "bob-correct-horse"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """The file of API keys, with Alice's."""
+    file = tmp_path / "keys"
+    file.touch(mode=0o600)
+    file.write_text(f"alice:{ALICE}")
+    return file
+
+
+@contextmanager
+def running(server: Server, ready: threading.Event) -> Iterator[httpx.Client]:
+    """A client of a server that runs on a thread."""
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(WAIT_S)
+        with httpx.Client(base_url=server.address, trust_env=False, timeout=WAIT_S) as client:
+            yield client
+    finally:
+        server.stop()
+        thread.join(WAIT_S)
+
+
+def locked(keys: Path) -> tuple[Server, threading.Event]:
+    ready = threading.Event()
+    settings = ServerSettings(port=0, executor="thread", auth=Auth(keys_file=str(keys)))
+    return Server(Echo, settings, on_ready=lambda _: ready.set()), ready
+
+
+def connected(server: Server) -> socket.socket:
+    url = httpx.URL(server.address)
+    return socket.create_connection((url.host, url.port), timeout=WAIT_S)
+
+
+def status(client: httpx.Client, secret: str) -> int:
+    return client.post("/predict", json=1, headers={"x-api-key": secret}).status_code
+
+
+def test_a_reload_before_the_run_is_not_lost(keys: Path) -> None:
+    server, ready = locked(keys)
+    keys.write_text(f"bob:{BOB}")
+    server.reload()
+    with running(server, ready) as client:
+        assert (status(client, ALICE), status(client, BOB)) == (401, 200)
+
+
+def test_with_the_keys_the_heads_that_hold_them_are_forgotten(
+    keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    server, ready = locked(keys)
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nx-api-key: {ALICE}\r\n\r\n"
+    with running(server, ready) as client, connected(server) as peer:
+        for _ in range(3):
+            peer.sendall(head.encode() + b"1")
+            assert peer.recv(4096).startswith(b"HTTP/1.1 200")
+        assert server._run is not None
+        http = server._run._http
+        [connection] = http.server_state.connections
+        assert isinstance(connection, FastConnection)
+        assert connection._memo is not None and connection.memos._by_pattern
+        server.reload()
+        # It is done in a turn of the loop.
+        while "API keys were read again" not in caplog.text:
+            assert client.get("/livez").status_code == 200
+        assert connection._memo is None and not connection.memos._by_pattern

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import env_name
+from .hangups import Hangups
 from .settings import resolve_settings
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def serve(
         "log_format": log_format,
     }
     settings = resolve_settings(flags, assignments or (), config).settings
-    # Neither workers nor the models' code shall inherit it.
+    hangups = Hangups(settings)
+    # Models may run in this process, too.
     os.environ.pop(env_name("auth.keys"), None)
     from .. import logs
     from ..listener import BindError, listening
@@ -74,6 +76,7 @@ def serve(
         # First of all: a second server on the address fails before it imports a large model.
         with listening(settings) as listener:
             server = Server(list(targets or ()), settings, on_ready=_tell)
+            hangups.hand_to(server)
             exit_code = server.run(listener)
     except BindError as error:
         logging.getLogger(__name__).error(error.message)

@@ -82,6 +82,10 @@ class FastConnection(Connection):
         if self.predict.fairness.peer_address:
             self.peer = self.client or None  # a Unix socket has no address
 
+    def forget(self) -> None:
+        """Remember no head: the next one is looked at anew."""
+        self._memo = None
+
     def data_received(self, data: bytes) -> None:
         memo = self._memo
         if (

@@ -118,7 +118,10 @@ class Likeness:
 
 
 class Memos:
-    """The heads that a server's clients send. One becomes a memo when it is seen again."""
+    """The heads that a server's clients send. One becomes a memo when it is seen again.
+
+    They are kept as they came, and API keys with them.
+    """
 
     def __init__(self) -> None:
         self._by_pattern: dict[bytes, Memo | None] = {}
@@ -143,6 +146,11 @@ class Memos:
             assert endpoint is not None  # or it would have been refused
             memo = memos[pattern] = Memo(head, size, plan, endpoint)
         return memo
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._by_pattern.clear()
+        re.purge()  # it keeps the patterns that it has compiled
 
 
 def head_of(data: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Likeness | None:

@@ -181,6 +181,14 @@ class HttpServer(_Quiet):
             )
             self.servers.append(server)
 
+    def forget_heads(self) -> None:
+        """Keep no head of a request: an API key that is in one may be nobody's any more."""
+        if issubclass(self._connection, FastConnection):
+            self._connection.memos.clear()
+        for connection in self.server_state.connections:
+            if isinstance(connection, FastConnection):
+                connection.forget()
+
     def finish(self) -> None:
         """From now on each answer tells its client that the connection ends with it.
 

@@ -141,3 +141,10 @@ def test_no_more_heads_are_remembered_than_may_be() -> None:
         head = HEAD.replace(b"Host: a", b"Host: %d" % number)
         assert memos.find(likeness(head), plan, 0) is None
     assert len(memos._by_pattern) <= MAX_MEMOS
+
+
+def test_a_head_that_is_forgotten_is_nowhere() -> None:
+    memos, plan = Memos(), Plan("/predict", None, 1, RouteCounts())
+    assert memos.find(likeness(HEAD), plan, 1) is None
+    memos.clear()
+    assert memos.find(likeness(HEAD), plan, 1) is None, "it is seen for the first time"
