@@ -14,8 +14,13 @@ import typer
 if TYPE_CHECKING:
     import socket
 
+    from ..config import Resolved, ServerSettings
+
 FOREVER_S = 1e9
 """Workers come when they come: a service without any is no failed start."""
+ANY_ADDRESS = "0.0.0.0"
+PORT = 8080
+"""Where clients connect unless it is said: as in the original."""
 ADDRESS_DOC = (
     "Where workers connect: a socket's path, or host:port with --protocol tcp. The socket is this"
     " user's alone (mode 600; let others in with chmod or chgrp). The protocol knows no secrets and"
@@ -37,9 +42,18 @@ def batching(
         str, typer.Option("--protocol", "-protocol", help="Of the workers: unix or tcp.")
     ] = "unix",
     host: Annotated[
-        str, typer.Option("--host", "-host", help="The address that clients connect to.")
-    ] = "0.0.0.0",
-    port: Annotated[int, typer.Option("--port", "-port", help="0 takes a free one.")] = 8080,
+        str | None,
+        typer.Option(
+            "--host",
+            "-host",
+            help="The address that clients connect to.",
+            show_default=ANY_ADDRESS,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", "-port", help="0 takes a free one.", show_default=str(PORT)),
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", "-batch", help="The most jobs in a batch.")] = 32,
     latency: Annotated[
         int,
@@ -66,18 +80,19 @@ def batching(
     """Batch jobs for workers that connect and ask for them, until SIGTERM or ^C.
 
     Any POST with a body is a job, at any path; GET /metrics, /livez, /readyz and / tell of the
-    service. Options may be written with one dash. Limits of requests, API keys, the operators'
-    address, the log and the drain are set as for `headrace serve`, by HEADRACE_ variables or
-    headrace.toml. Exit codes: 0 after a
-    drain, 2 for a wrong option, 3 if an address cannot be had.
+    service. Options may be written with one dash. All else that concerns clients (HTTPS, API keys,
+    limits of requests, fairness, the operators' address), the log and the drain are set as for
+    `headrace serve`, by HEADRACE_ variables or headrace.toml. Exit codes: 0 after a drain, 2 for a
+    wrong option, 3 if an address cannot be had.
     """
     from .. import logs
-    from ..config import Batching, ServerSettings
+    from ..config import Batching
     from ..errors import ConfigError
     from ..hosts import PulledJobs
     from ..listener import BindError, address_of, listening
     from ..outlet import say
     from ..server import EXIT_BIND, Server
+    from .hangups import Hangups
     from .settings import resolve_settings
 
     for name, value, least, most in (
@@ -91,27 +106,8 @@ def batching(
             raise ConfigError(f"--{name}: expected {least} to {most}, got {value}")
     where = _where(address, protocol)
     flags = {"host": host, "port": port, "log_level": log_level, "log_format": log_format}
-    found = resolve_settings(flags).settings
-    timeout_s = timeout / 1000
-    settings = ServerSettings(
-        host=host,
-        port=port,
-        start_timeout_s=FOREVER_S,
-        admin_host=found.admin_host,
-        admin_port=found.admin_port,
-        admin_uds=found.admin_uds,
-        auth=found.auth,
-        log_level=found.log_level,
-        log_format=found.log_format,
-        drain_delay_s=found.drain_delay_s,
-        drain_timeout_s=found.drain_timeout_s,
-        limits=dataclasses.replace(
-            found.limits,
-            max_queue_items=capacity,
-            request_timeout_s=timeout_s,
-            max_request_timeout_s=timeout_s,
-        ),
-    )
+    settings = _settings(resolve_settings(flags), capacity, timeout / 1000)
+    hangups = Hangups(settings)
     how = Batching(
         max_batch_size=batch,
         max_batch_delay_s=latency / 1000 if fixed_wait else 0.0,
@@ -120,16 +116,39 @@ def batching(
     logs.configure(settings.log_level, settings.log_format)
     try:
         with listening(settings) as clients, _listening_for_workers(where) as workers:
-            addresses = f"jobs on {address_of(clients)}, workers on {_shown(workers)}"
+            served = address_of(clients, is_tls=settings.tls_cert is not None)
+            addresses = f"jobs on {served}, workers on {_shown(workers)}"
 
             def tell() -> None:
                 say(f"headrace batching: {addresses}\n")
 
             jobs = PulledJobs(workers, how, settings, on_open=tell)
-            raise typer.Exit(Server([], settings, host=jobs).run(clients))
+            server = Server([], settings, host=jobs)
+            hangups.hand_to(server)
+            raise typer.Exit(server.run(clients))
     except BindError as error:
         logging.getLogger(__name__).error(error.message)
         raise typer.Exit(EXIT_BIND) from None
+
+
+def _settings(resolved: Resolved, capacity: int, timeout_s: float) -> ServerSettings:
+    """Those in force, less what they say of models and of workers that are started."""
+    found, given = resolved.settings, resolved.values
+    return dataclasses.replace(
+        found,
+        host=found.host if "host" in given else ANY_ADDRESS,
+        port=found.port if "port" in given else PORT,
+        executor="process",
+        replicas=1,
+        start_timeout_s=FOREVER_S,
+        batching={},
+        limits=dataclasses.replace(
+            found.limits,
+            max_queue_items=capacity,
+            request_timeout_s=timeout_s,
+            max_request_timeout_s=timeout_s,
+        ),
+    )
 
 
 def _where(address: str, protocol: str) -> str | tuple[str, int]:

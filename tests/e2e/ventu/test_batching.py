@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import statistics
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -155,6 +157,32 @@ def test_without_fixed_wait_a_free_worker_gets_what_is_there(house: House) -> No
     house.worker(service)
     service.wait_workers(1)
     assert service.job(order(1)).answer().status == 200
+
+
+def test_clients_are_served_over_https_and_by_their_keys_where_it_is_set(
+    house: House, tmp_path: Path
+) -> None:
+    files = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-nodes"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *files, *names]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    service = house.batching(
+        env={
+            "HEADRACE_TLS_CERT": str(tmp_path / "cert.pem"),
+            "HEADRACE_TLS_KEY": str(tmp_path / "key.pem"),
+            "HEADRACE_AUTH_KEYS": "alice:correct-horse-battery",
+        }
+    )
+    assert service.address.startswith("https://")
+    house.worker(service)
+    trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    key = {"x-api-key": "correct-horse-battery"}
+    with httpx.Client(verify=trust, timeout=20.0, trust_env=False) as client:
+        assert client.post(service.address, content=order(21)).status_code == 401
+        answer = client.post(service.address, content=order(21), headers=key)
+    assert (answer.status_code, answer.json()) == (200, {"double": 42})
+    with pytest.raises(httpx.TransportError):
+        httpx.get(service.address.replace("https", "http") + "/livez", trust_env=False)
 
 
 def test_a_stale_socket_is_replaced_and_a_live_one_left_alone(house: House) -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from headrace import Fairness, Limits
 from headrace.cli import batching, main
+from headrace.cli.settings import resolve_settings
+from headrace.config import env_name
 
 Cli = Callable[..., tuple[int, str]]
 
@@ -145,3 +148,43 @@ def test_a_port_without_host_is_every_address_and_is_warned_of(
     with batching._listening_for_workers(("0.0.0.0", 0)):
         pass
     assert ["gets clients' jobs" in record.message for record in caplog.records] == [True]
+
+
+OWN = {
+    "tls_cert": "cert.pem",
+    "tls_key": "key.pem",
+    "tls_client_ca": "ca.pem",
+    "tls_min_version": "1.3",
+    "fairness.client_header": "x-tenant",
+    "fast_path": "false",
+    "admin_port": "1",
+    "auth.keys_file": "keys",
+    "limits.max_connections": "7",
+    "drain_timeout_s": "3",
+}
+"""Settings that concern clients."""
+MODELS_OWN = {"executor": "inline", "replicas": "3", "start_timeout_s": "1", "host": "127.0.0.2"}
+"""Those of models, and one that the command has a default of its own for."""
+
+
+def test_what_concerns_clients_is_set_as_for_other_servers(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    for key, text in (OWN | MODELS_OWN).items():
+        monkeypatch.setenv(env_name(key), text)
+    got = batching._settings(resolve_settings({"port": "5"}), capacity=9, timeout_s=2.0)
+    assert (got.tls_cert, got.tls_key, got.tls_client_ca) == ("cert.pem", "key.pem", "ca.pem")
+    assert (got.tls_min_version, got.fast_path, got.admin_port) == ("1.3", False, 1)
+    assert got.fairness == Fairness(client_header="x-tenant")
+    assert (got.auth.keys_file, got.drain_timeout_s) == ("keys", 3.0)
+    assert got.limits == Limits(
+        max_connections=7, max_queue_items=9, request_timeout_s=2.0, max_request_timeout_s=2.0
+    )
+    assert (got.host, got.port) == ("127.0.0.2", 5)
+    assert (got.executor, got.replicas) == ("process", 1)
+    assert got.start_timeout_s == batching.FOREVER_S
+
+
+def test_clients_are_listened_for_where_the_original_does_unless_it_is_said(folder: Path) -> None:
+    got = batching._settings(resolve_settings({}), capacity=9, timeout_s=2.0)
+    assert (got.host, got.port) == ("0.0.0.0", 8080)
