@@ -317,6 +317,9 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "a stranger has a second": (
         Defence("headrace.executors.remote", "HELLO_TIMEOUT_S = 0.9\n", "HELLO_TIMEOUT_S = 90.0\n"),
     ),
+    "a socket for workers is its user's own": (
+        Defence("headrace.cli.batching", "os.umask(0o177)", "os.umask(0)"),
+    ),
     "a frame's lengths are checked": (
         Defence(
             "headrace.wire.frames",
@@ -516,6 +519,7 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     ),
     "workers do not inherit the keys": (
         Defence("headrace.cli.serve", 'os.environ.pop(env_name("auth.keys"), None)', "pass"),
+        Defence("headrace.executors.launcher", 'own.pop(env_name("auth.keys"), None)', "pass"),
     ),
     "a refusal does not repeat the key": (
         Defence(

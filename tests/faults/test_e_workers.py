@@ -279,11 +279,12 @@ def test_an_item_that_runs_out_of_memory_fails_alone(
 
 
 @pytest.mark.counter("E8")
-@pytest.mark.parametrize("do", ["predict: memory error", "predict: memory death"])
-def test_a_batch_that_is_not_run_again_without_memory_is_noticed(do: str) -> None:
+@pytest.mark.parametrize("what", ["as-an-exception", "as-a-death"])
+def test_a_batch_that_is_not_run_again_without_memory_is_noticed(what: str) -> None:
+    do, _, code = MEMORY[what]
     with undefended("", "ToldOnce") as client:
         with pytest.raises(AssertionError):
-            fail_alone(client, ["", do], [LOST], "/models/told-once/predict")
+            fail_alone(client, ["", do], [code], "/models/told-once/predict")
 
 
 # E9
