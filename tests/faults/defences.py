@@ -521,6 +521,9 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
         Defence("headrace.cli.serve", 'os.environ.pop(env_name("auth.keys"), None)', "pass"),
         Defence("headrace.executors.launcher", 'own.pop(env_name("auth.keys"), None)', "pass"),
     ),
+    "a worker's orders are not its children's": (
+        Defence("headrace.workers.start", "environ.pop(VARIABLE, None)", "environ.get(VARIABLE)"),
+    ),
     "a refusal does not repeat the key": (
         Defence(
             "headrace.http.predict",
