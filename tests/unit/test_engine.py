@@ -164,7 +164,7 @@ def test_a_deadline_in_the_queue_is_answered_at_its_instant_and_never_dispatched
     house.loop.advance(0.0001)
     assert late.codes == ["deadline_exceeded"]
     assert late.failure.details == ({"stage": "queued"},)
-    assert "0.25 s" in late.failure.message
+    assert late.failure.message == "there was no answer by the deadline"
     house.executor.finish()
     house.loop.run()
     assert not house.executor.batches
@@ -290,6 +290,30 @@ def test_a_key_or_cost_that_raises_fails_its_item_only(body: str) -> None:
     house.executor.finish()
     assert sorted(index for index, _, _ in heard.parts) == [0, 1, 2]
     assert house.engine.counts.items == {"model_error": 1, "ok": 2}
+
+
+@pytest.mark.parametrize("bodies", [['"key raises"'], ['"key raises"', '"cost raises"']])
+def test_a_call_whose_every_key_or_cost_raises_is_answered_under_overload(
+    bodies: list[str],
+) -> None:
+    house = House(Sized(), sizing=Sized())
+    house.ask(*['"1"'] * 4)
+    house.loop.run()
+    house.executor.begin()
+    house.loop.advance(1.0)
+    house.executor.finish()
+    house.loop.run()
+    for _ in range(13):
+        house.ask('"1"')  # one batch runs, and more than another waits
+    house.loop.run()
+    assert house.engine.queued_items > 4
+    heard, _ = house.ask(*bodies)
+    posted = Heard()
+    payload = Payload(body=b'"key raises"', input_type=JSON, output_type=JSON)
+    house.engine.post(house.clock(), payload, house.clock() + 1.0, posted)
+    house.loop.run()
+    assert heard.codes == ["model_error"] * len(bodies)
+    assert posted.codes == ["model_error"]
 
 
 def test_a_call_whose_key_raised_can_be_cancelled_before_it_is_told() -> None:

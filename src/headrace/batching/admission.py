@@ -34,11 +34,12 @@ class Admission:
     """Refuses what would be answered after its deadline.
 
     The wait of an item is what the replicas' present batches still take, then a batch time for each
-    whole batch that goes before it, and one for its own. What goes before it is told by its rank,
-    so a client's own backlog and its priority count. Batches are taken to hold what those held of
-    late that left others waiting; before that, as much as they may. The estimate errs to the long
-    side, but nobody is refused where time would be lost by it: while less waits than a batch, on a
-    server that was idle, that has measured no batch, or has no replica ready.
+    whole batch that goes before it, and one for its own. What goes before it is told by the rank
+    that it would get, so its client's backlog, the rest of its call and its priority count. Batches
+    are taken to hold what those held of late that left others waiting; before that, as much as they
+    may. The estimate errs to the long side, but nobody is refused where time would be lost by it:
+    while less waits than a batch, on a server that was idle, that has measured no batch, or has no
+    replica ready.
 
     Args:
         max_size: The most items of a batch.
@@ -94,7 +95,7 @@ class Admission:
         size = sum(item.size_bytes for item in items)
         if count > queue.max_items or size > queue.max_bytes:
             return  # it is refused for that
-        ahead = queue.ahead(last, now, item_s=item_s) + count - last.count
+        ahead = queue.ahead(last, now, item_s=item_s, before=count - last.count)
         if ahead + last.count <= self._spare * self._fleet.ready_count:
             return
         late_s = now + self.wait_s(now, ahead) - last.deadline

@@ -108,6 +108,8 @@ class Batcher:
             Overloaded: They would be answered after their deadline.
             PayloadTooLarge: The queue will never have room.
         """
+        if not items:
+            return  # of a call all of whose items have failed before
         replicas, wait_s = self._fleet.ready_count, 0.0
         if not replicas:
             wait_s = self._recovery_s(now, items)
@@ -518,8 +520,6 @@ class Batcher:
 
 
 def _too_late(item: Item) -> Failure:
-    # Rounded: a body that was waited for takes a little of the time that was asked for.
-    within_s = item.deadline - item.arrived
-    message = f"there was no answer within {round(within_s, 2) or within_s:.6g} s"
     is_queued = item.state is QUEUED
+    message = "there was no answer by the deadline"
     return Failure.of(DeadlineExceeded(message, stage="queued" if is_queued else "running"))

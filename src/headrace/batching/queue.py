@@ -175,18 +175,18 @@ class Queue:
         server's start would count as if it had been worked off by now.
         """
         for backlog in self._clients.values():
-            backlog.start = -NEVER
+            backlog.starts.clear()
         for bucket in self.buckets.values():
             for item in bucket.items:
                 if item.client is not None:
-                    head_start = item.priority * self._priority_step_s
-                    start = item.arrived + factor * (item.rank + head_start - item.arrived)
-                    item.rank = start - head_start
-                    backlog = self._clients[item.client]
-                    backlog.start = max(backlog.start, start)
+                    start = item.arrived + factor * (self._start_of(item) - item.arrived)
+                    item.rank = start - item.priority * self._priority_step_s
+                    self._clients[item.client].starts.append(self._start_of(item))
             bucket.items.sort()
+        for backlog in self._clients.values():
+            backlog.starts.sort()
 
-    def ahead(self, item: Item, now: Instant, *, item_s: float) -> int:
+    def ahead(self, item: Item, now: Instant, *, item_s: float, before: int = 0) -> int:
         """How many items go before this one, if it is admitted now.
 
         All buckets are counted as one queue, and an item among others of several as their mean.
@@ -195,12 +195,14 @@ class Queue:
             item: Not admitted yet.
             now: The instant of its arrival.
             item_s: As in `admit`.
+            before: What those of its call count as that come before it: they go before it, too,
+                and push it back if it has a client.
         """
-        rank = now - item.priority * self._priority_step_s
-        backlog = None if item.client is None else self._clients.get(item.client)
-        if backlog is not None:
-            rank += max(backlog.count * item_s, backlog.start - now)
-        count = 0
+        start = now
+        if item.client is not None:
+            start = self._start(now, self._clients.get(item.client), before, item_s)
+        rank = start - item.priority * self._priority_step_s
+        count = before
         for bucket in self.buckets.values():
             waiting = bucket.items
             if rank >= waiting[-1].rank:
@@ -219,10 +221,12 @@ class Queue:
         for item in items:
             number += 1
             item.number = number
-            start = item.arrived
+            item.rank = item.arrived - item.priority * step_s
             if item.client is not None:
-                start = self._start(start, item.client, item_s)
-            item.rank = start - item.priority * step_s
+                backlog = self._clients.setdefault(item.client, _Backlog())
+                start = self._start(item.arrived, backlog, 0, item_s)
+                item.rank = start - item.priority * step_s
+                backlog.add(item, self._start_of(item))
             # As `insert`, without its calls: this is what each item goes through.
             bucket = buckets.get(item.key)
             if bucket is None:
@@ -233,8 +237,6 @@ class Queue:
             else:
                 waiting.append(item)
                 bucket.count += item.count
-            if item.client is not None:
-                self._clients[item.client].count += item.count
         self._admitted = number
         self.count += count
         self.size_bytes += size_bytes
@@ -249,9 +251,7 @@ class Queue:
         self.size_bytes += item.size_bytes
         if item.client is not None:
             backlog = self._clients.setdefault(item.client, _Backlog())
-            backlog.count += item.count
-            start = item.rank + item.priority * self._priority_step_s
-            backlog.start = max(backlog.start, start)
+            backlog.add(item, self._start_of(item))
 
     def remove(self, item: Item) -> None:
         """Take a waiting item out, wherever it stands."""
@@ -280,7 +280,7 @@ class Queue:
             count += item.count
             size_bytes += item.size_bytes
             if item.client is not None:
-                self._left_client(item.client, item.count)
+                self._left_client(item.client, item)
         self.count -= count
         self.size_bytes -= size_bytes
         return taken
@@ -292,38 +292,60 @@ class Queue:
             raise PayloadTooLarge(f"expected at most {self.max_bytes} bytes a call, got {size}")
         raise QueueFull("the queue is full", retry_after_s=max(retry_after_s, LEAST_RETRY_S))
 
-    def _start(self, now: Instant, client: str, item_s: float) -> Instant:
-        backlog = self._clients.setdefault(client, _Backlog())
+    @staticmethod
+    def _start(now: Instant, backlog: _Backlog | None, before: int, item_s: float) -> Instant:
+        """When an item starts whose client has this waiting, and so much before it in its call."""
+        if backlog is None:
+            return now + before * item_s
         # Never before the client's last one, whatever the measured time has become since.
-        backlog.start = max(now + backlog.count * item_s, backlog.start)
-        return backlog.start
+        return max(now + (backlog.count + before) * item_s, backlog.last)
+
+    def _start_of(self, item: Item) -> Instant:
+        return item.rank + item.priority * self._priority_step_s
 
     def _left(self, item: Item) -> None:
         self.count -= item.count
         self.size_bytes -= item.size_bytes
         if item.client is not None:
-            self._left_client(item.client, item.count)
+            self._left_client(item.client, item)
 
-    def _left_client(self, client: str, count: int) -> None:
+    def _left_client(self, client: str, item: Item) -> None:
         backlog = self._clients[client]
-        backlog.count -= count
+        backlog.remove(item, self._start_of(item))
         if not backlog.count:
             # A client with nothing waiting is forgotten: it owes nothing.
             del self._clients[client]
 
 
 class _Backlog:
-    """What one client has waiting, and where its latest item starts.
+    """What one client has waiting, and where each of that starts.
 
     Start-time fair queueing, but counted from what waits now and not summed up over all that was
     ever booked: what was cancelled, or ran faster than was thought, leaves no debt.
+
+    Attributes:
+        count: What its items count as.
+        starts: Of its items, in order.
     """
 
-    __slots__ = ("count", "start")
+    __slots__ = ("count", "starts")
 
     def __init__(self) -> None:
         self.count = 0
-        self.start: Instant = -NEVER
+        self.starts: list[Instant] = []
+
+    @property
+    def last(self) -> Instant:
+        """The latest start of those that wait."""
+        return self.starts[-1] if self.starts else -NEVER
+
+    def add(self, item: Item, start: Instant) -> None:
+        self.count += item.count
+        bisect.insort(self.starts, start)
+
+    def remove(self, item: Item, start: Instant) -> None:
+        self.count -= item.count
+        del self.starts[bisect.bisect_left(self.starts, start)]
 
 
 def _rank_of(item: Item) -> float:

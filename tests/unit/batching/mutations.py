@@ -35,20 +35,38 @@ MUTATIONS = [
     Mutation(
         "priority is reversed",
         "queue",
-        "item.rank = start - item.priority",
-        "item.rank = start + item.priority",
+        "item.rank = item.arrived - item.priority",
+        "item.rank = item.arrived + item.priority",
     ),
     Mutation(
         "fairness is reset by each admission",
         "queue",
-        "self._clients[item.client].count += item.count",
-        "self._clients[item.client].count = item.count",
+        "        self.count += item.count\n        bisect.insort(self.starts, start)",
+        "        self.count = item.count\n        bisect.insort(self.starts, start)",
     ),
     Mutation(
         "a client's debt is never forgotten",
         "queue",
         "            del self._clients[client]\n",
         "            pass\n",
+    ),
+    Mutation(
+        "what a client gave up pushes it back",
+        "queue",
+        "        del self.starts[bisect.bisect_left(self.starts, start)]\n",
+        "",
+    ),
+    Mutation(
+        "a client that gave up one item owes nothing for its others",
+        "queue",
+        "        del self.starts[bisect.bisect_left(self.starts, start)]\n",
+        "        self.starts.clear()\n",
+    ),
+    Mutation(
+        "a client's items pass each other when they are quicker",
+        "queue",
+        "return max(now + (backlog.count + before) * item_s, backlog.last)",
+        "return now + (backlog.count + before) * item_s",
     ),
     Mutation(
         "a batch holds one item too many",
@@ -498,8 +516,8 @@ MUTATIONS = [
     Mutation(
         "a client's next item goes before those that were pushed back anew",
         "queue",
-        "                    backlog.start = max(backlog.start, start)\n",
-        "",
+        ".starts.append(self._start_of(item))",
+        ".starts.append(item.arrived)",
     ),
     Mutation(
         "what is pushed back anew keeps its place",
@@ -589,8 +607,26 @@ MUTATIONS = [
     Mutation(
         "a call is judged by its first item",
         "admission",
-        "item_s=item_s) + count - last.count",
+        "item_s=item_s, before=count - last.count)",
         "item_s=item_s)",
+    ),
+    Mutation(
+        "a call is not pushed back by itself",
+        "queue",
+        "return now + before * item_s",
+        "return now",
+    ),
+    Mutation(
+        "a call behind its client's others is not pushed back by itself",
+        "queue",
+        "(backlog.count + before) * item_s",
+        "backlog.count * item_s",
+    ),
+    Mutation(
+        "a call of which nothing is left is judged",
+        "batcher",
+        "        if not items:\n            return  # of a call",
+        "        if False:\n            return  # of a call",
     ),
     Mutation(
         "a call that never fits is told to come again",
@@ -601,13 +637,13 @@ MUTATIONS = [
     Mutation(
         "priority is not looked at when the wait is estimated",
         "queue",
-        "rank = now - item.priority * self._priority_step_s",
-        "rank = now",
+        "        rank = start - item.priority * self._priority_step_s\n        count",
+        "        rank = start\n        count",
     ),
     Mutation(
         "a client's backlog is not looked at when its wait is estimated",
         "queue",
-        "            rank += max(backlog.count * item_s, backlog.start - now)\n",
+        "            start = self._start(now, self._clients.get(item.client), before, item_s)\n",
         "            pass\n",
     ),
     Mutation(

@@ -223,6 +223,26 @@ def test_a_call_is_judged_by_its_last_item_and_whole() -> None:
     assert error_of(driver, [Item(deadline=deadline) for _ in range(4)]) is None
 
 
+def test_a_clients_call_is_judged_with_what_pushes_it_back_itself() -> None:
+    driver = busy(4)
+    driver.submit(*(Item(client="many") for _ in range(400)))
+    # Before its last item are its others, and as many of the other client's.
+    needed_s = HEADROOM * BATCH_S * (2 + 100 + 1)
+    before = driver.batcher.queue.count
+    call = [Item(client="one", deadline=driver.now + needed_s - 0.001) for _ in range(201)]
+    assert error_of(driver, call) is Overloaded
+    assert driver.batcher.queue.count == before
+    patient = [Item(client="one", deadline=driver.now + needed_s + BATCH_S) for _ in range(201)]
+    assert error_of(driver, patient) is None
+
+
+def test_a_call_of_which_nothing_is_left_is_admitted_whatever_waits() -> None:
+    driver = busy(40)
+    before = driver.batcher.queue.count
+    driver.batcher.submit(driver.now, [])
+    assert driver.batcher.queue.count == before
+
+
 def test_a_call_that_never_fits_is_told_that() -> None:
     driver = busy(8, max_items=20)
     late = driver.now + 0.001

@@ -117,9 +117,19 @@ def test_a_waiting_item_expires_at_its_deadline() -> None:
     driver.now = driver.wake
     (answer,) = only(Answer, driver.tick())
     assert item.state is State.EXPIRED
-    assert answer.failure.message == "there was no answer within 1.5 s"
+    assert answer.failure.message == "there was no answer by the deadline"
     assert answer.failure.details == ({"stage": "queued"},)
     assert driver.wake == NEVER
+
+
+def test_what_expires_is_told_no_time_that_nobody_asked_for() -> None:
+    driver = Driver()
+    driver.start_one()
+    # A part of the time went by while the body was read; of the other all of it.
+    driver.submit(Item(deadline=driver.now + 0.25), Item(deadline=driver.now - 0.25))
+    driver.pass_time(0.25)
+    texts = [answer.failure.message for answer in only(Answer, driver.tick())]
+    assert texts == ["there was no answer by the deadline"] * 2
 
 
 def test_a_running_item_expires_too_and_is_cancelled() -> None:

@@ -86,12 +86,46 @@ def test_what_a_client_cancelled_leaves_no_debt_that_grows() -> None:
     assert late.rank == pytest.approx(50.01)
 
 
+@pytest.mark.parametrize("priority", [0, 1, 3])
+def test_what_a_client_cancelled_does_not_push_its_next_item_back(priority: int) -> None:
+    waiting = queue()
+    items = [Item(client="a", priority=priority) for _ in range(100)]
+    admit(waiting, *items, now=5.0)
+    for item in items[1:]:
+        waiting.remove(item)
+    admit(waiting, late := Item(client="a"), now=5.0)
+    assert late.rank == pytest.approx(5.01)
+
+
+def test_what_a_client_has_left_waiting_goes_before_its_next_item() -> None:
+    waiting = queue()
+    items = [Item(client="a", key=number % 2) for number in range(100)]
+    admit(waiting, *items, now=5.0)
+    for item in [*items[:49], *items[50:]]:
+        waiting.remove(item)
+    admit(waiting, late := Item(client="a"), now=5.0)
+    assert late.rank == items[49].rank == pytest.approx(5.49)
+    assert items[49] < late
+
+
 def test_a_clients_own_order_holds_when_the_measured_time_falls() -> None:
     waiting = queue()
     items = [Item(client="a") for _ in range(4)]
     admit(waiting, *items[:3], now=0.0, item_s=1.0)
     admit(waiting, items[3], now=0.1, item_s=0.001)
     assert list(waiting) == items
+
+
+@pytest.mark.parametrize("waits", [0, 40])
+def test_how_many_go_before_the_last_of_a_call_is_told_as_it_will_be(waits: int) -> None:
+    waiting = queue(max_items=1000)
+    admit(waiting, *(Item(client="b") for _ in range(300)), now=5.0)
+    admit(waiting, *(Item(client="a") for _ in range(waits)), now=5.0)
+    call = [Item(client="a", count=2) for _ in range(100)]
+    ahead = waiting.ahead(call[-1], 5.0, item_s=0.01, before=198)
+    admit(waiting, *call, now=5.0)
+    before = sum(item.count for item in list(waiting)[: list(waiting).index(call[-1])])
+    assert before == ahead == 198 + 199 + 2 * waits
 
 
 def test_the_bound_in_items_is_exact() -> None:

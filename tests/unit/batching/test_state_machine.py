@@ -146,7 +146,6 @@ class Model:
         self.batch_s = 0.0
         self.batch_items = 0.0
         self.saturated_items = float(MAX_SIZE)
-        self.last_start: dict[str, float] = {}
         self.freed = -math.inf
         self.idle_since: float | None = -math.inf
         self.back_at = math.inf
@@ -172,16 +171,7 @@ class Model:
         replicas = len(self.ready)
         if not replicas or not self.batch_s or not self.was_busy(now):
             return False
-        starts = [now]
-        if item.client is not None:
-            starts = [self.client_start(item.client, now)]
-            starts.append(max(starts[0], self.last_start.get(item.client, -math.inf)))
-        verdicts = {self._is_late(item, before, now, replicas, start) for start in starts}
-        return verdicts.pop() if len(verdicts) == 1 else None
-
-    def _is_late(
-        self, item: Item, before: int, now: float, replicas: int, start: float
-    ) -> bool | None:
+        start = now if item.client is None else self.client_start(item.client, now, before)
         rank = start - item.priority * STEP_S
         ahead = before
         for key in {record.item.key for record in self.waiting()}:
@@ -207,9 +197,10 @@ class Model:
     def bucket(self, key: object) -> list[Record]:
         return [record for record in self.waiting() if record.item.key == key]
 
-    def client_start(self, client: str, now: float) -> float:
+    def client_start(self, client: str, now: float, before: int = 0) -> float:
+        """Where a client's item starts that has so many others of its call before it."""
         own = [r for r in self.waiting() if r.item.client == client]
-        backlog = sum(r.item.count for r in own)
+        backlog = sum(r.item.count for r in own) + before
         return max([now + backlog * self.item_s, *(r.start for r in own)])
 
     def first_batch(self, key: object) -> tuple[list[Record], bool]:
@@ -238,12 +229,12 @@ class Model:
         if is_first:
             # What was pushed back by a guess is so by what was measured.
             factor = item_s / 0.001
-            self.last_start.clear()
             for record in self.waiting():
                 if record.item.client is not None:
-                    record.start = record.arrived + factor * (record.start - record.arrived)
-                    rank = record.start - record.item.priority * STEP_S
-                    assert abs(record.item.rank - rank) < TINY_S
+                    start = record.arrived + factor * (record.start - record.arrived)
+                    # To the last bit, as places in the order hang on it.
+                    record.start = record.item.rank + record.item.priority * STEP_S
+                    assert abs(record.start - start) < TINY_S
 
     def was_busy(self, now: float) -> bool:
         return self.idle_since is None or now - self.idle_since < self.batch_s
@@ -398,11 +389,7 @@ class Machine(RuleBasedStateMachine):
         if client is None:
             assert item.rank == self.now - item.priority * STEP_S
         else:
-            earliest = model.client_start(client, self.now)
-            # An item of the client that has left may have been the last in its own order.
-            latest = max(earliest, model.last_start.get(client, -math.inf))
-            assert earliest - TINY_S <= start <= latest + TINY_S
-            model.last_start[client] = start
+            assert abs(start - model.client_start(client, self.now)) <= TINY_S
         model.records[item.number] = Record(item, self.now, start)
 
     @precondition(lambda self: self.model.records)
