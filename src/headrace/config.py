@@ -29,7 +29,11 @@ MIB = 1024 * 1024
 
 PositiveInt = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0, description="an integer, at least 1; or 0, for no bound")]
-Seconds = Annotated[float, Meta(ge=0)]
+MAX_S = 1e9
+"""The longest time that can be set, thirty years: no timer of the system takes an endless one."""
+Seconds = Annotated[float, Meta(ge=0, le=MAX_S, description="seconds, from 0 to 1e9")]
+Timeout = Annotated[float, Meta(gt=0, le=MAX_S, description="seconds, more than 0 and at most 1e9")]
+Rate = Annotated[float, Meta(ge=0, le=1e9, description="a number, from 0 to 1e9")]
 Bounds = Annotated[
     tuple[PositiveInt, ...], Meta(description="ascending integers of at least 1, as in '1000,8000'")
 ]
@@ -109,18 +113,18 @@ class Limits(Settings):
         " beyond, a 503",
         512 * MIB,
     )
-    head_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    head_timeout_s: Timeout = setting(
         "the wait for a request's headers, from its first byte or from the connection's start",
         10.0,
     )
-    body_timeout_s: Annotated[float, Meta(gt=0)] = setting("the wait for a request's body", 30.0)
-    request_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    body_timeout_s: Timeout = setting("the wait for a request's body", 30.0)
+    request_timeout_s: Timeout = setting(
         "from a request's arrival to its answer, unless its X-Request-Timeout says otherwise", 30.0
     )
-    max_request_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    max_request_timeout_s: Timeout = setting(
         "the longest that X-Request-Timeout may ask for; more is cut to this", 300.0
     )
-    predict_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    predict_timeout_s: Timeout = setting(
         "one batch on a replica; past it the replica counts as hung", 60.0
     )
     max_connections: Count = setting(
@@ -130,7 +134,7 @@ class Limits(Settings):
     max_connections_per_client: Count = setting(
         "connections of one address, or of one /64 network of IPv6, likewise", 0
     )
-    max_client_rate: Annotated[float, Meta(ge=0)] = setting(
+    max_client_rate: Rate = setting(
         "predictions a second of one client in the long run: of an API key, or of an address"
         " without one; 0 sets no bound",
         0.0,
@@ -138,8 +142,8 @@ class Limits(Settings):
     max_client_burst: PositiveInt = setting(
         "predictions that a client who has been quiet may ask for at once, with max_client_rate", 20
     )
-    keep_alive_s: Annotated[float, Meta(gt=0)] = setting("an idle connection is kept open", 65.0)
-    write_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    keep_alive_s: Timeout = setting("an idle connection is kept open", 65.0)
+    write_timeout_s: Timeout = setting(
         "how long a client may take to read each further half of the answers that wait for it",
         30.0,
     )
@@ -156,7 +160,8 @@ class Fairness(Settings):
 
     client_header: str | None = setting(
         "a header whose value says which client a request is from: clients take turns in a model's"
-        " queue; it should be set by a proxy, as who sets it himself may have many names",
+        " queue; it should be set by a proxy, as who sets it himself may have many names; the same"
+        " value under another API key is another client",
         None,
     )
     peer_address: bool = setting(
@@ -216,7 +221,7 @@ class Workers(Settings):
         " room in it go over the socket; 0 is none",
         64 * MIB,
     )
-    stop_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    stop_timeout_s: Timeout = setting(
         "how long a worker that was told to stop may take, before it is killed", 5.0
     )
     listen: str | None = setting(
@@ -288,13 +293,13 @@ class ServerSettings(Settings):
         "process",
     )
     replicas: Annotated[int, Meta(ge=1, le=256)] = setting("copies of each model", 1)
-    start_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    start_timeout_s: Timeout = setting(
         "from start to all models ready; past it the server exits with code 4", 600.0
     )
     drain_delay_s: Seconds = setting(
         "after SIGTERM, how long new connections are still accepted while /readyz says no", 0.0
     )
-    drain_timeout_s: Annotated[float, Meta(gt=0)] = setting(
+    drain_timeout_s: Timeout = setting(
         "after that, how long accepted requests may take to be answered", 30.0
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(

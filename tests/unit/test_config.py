@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -9,9 +10,11 @@ from headrace.config import (
     Auth,
     Batching,
     Declared,
+    Found,
     Limits,
     Resolved,
     ServerSettings,
+    Source,
     Workers,
     describe,
     env_name,
@@ -40,7 +43,8 @@ def test_the_defaults_are_valid() -> None:
         (Batching, "max_batch_size", 2.0, "expected 1 to 65536, got 2.0"),
         (Batching, "max_batch_delay_s", math.nan, "expected 0 to 60, got nan"),
         (Batching, "max_batch_cost", 0, "expected a number, more than 0, got 0"),
-        (Batching, "priority_step_s", -1, "expected a number, at least 0, got -1"),
+        (Batching, "priority_step_s", -1, "expected seconds, from 0 to 1e9, got -1"),
+        (Batching, "priority_step_s", math.inf, "expected seconds, from 0 to 1e9, got inf"),
         (Batching, "cost", "bites", "expected 'items' or 'bytes', got 'bites'"),
         (Batching, "bucket_bytes", (0, 5), "integers of at least 1, as in '1000,8000', got (0, 5)"),
         (
@@ -229,7 +233,7 @@ def test_later_layers_override_earlier_ones_and_origins_are_kept() -> None:
         (from_table({"port": "80"}, file="f"), "f: port: expected 0 to 65535, got '80'"),
         (
             from_environment({"HEADRACE_DRAIN_DELAY_S": "nan"}),
-            "HEADRACE_DRAIN_DELAY_S: expected a number, at least 0, got 'nan'",
+            "HEADRACE_DRAIN_DELAY_S: expected seconds, from 0 to 1e9, got 'nan'",
         ),
         *(
             (
@@ -263,6 +267,24 @@ def test_a_bad_value_is_told_with_where_it_came_from(layer: Any, message: str) -
     with pytest.raises(ConfigError) as caught:
         resolve([layer])
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_of_all_numbers_a_batchs_cost_alone_may_be_without_end(number: float) -> None:
+    floats = {
+        key for key, declared in known_settings().items() if isinstance(declared.default, float)
+    }
+    assert {"drain_timeout_s", "limits.max_client_rate", "batching.priority_step_s"} < floats
+    taken = set()
+    for key in floats:
+        for layer in (
+            from_flags({}, [f"{key}={number}"]),
+            [Found(key, number, Source(key, False))],
+        ):
+            with contextlib.suppress(ConfigError):
+                resolve([layer])
+                taken.add(key)
+    assert taken == ({"batching.max_batch_cost"} if number == math.inf else set())
 
 
 def test_override_replaces_and_checks_again() -> None:

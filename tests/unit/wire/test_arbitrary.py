@@ -137,7 +137,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.binary(min_size=32, max_size=32),
         st.builds(
             Setup,
-            limits=st.builds(Limits, max_depth=st.integers(1, 512), keep_alive_s=st.just(math.inf)),
+            limits=st.builds(Limits, max_depth=st.integers(1, 512)),
             batching=st.dictionaries(text, st.integers(0, 9) | st.floats(0, 9), max_size=3),
             model=text,
             replica=st.integers(0, 99),

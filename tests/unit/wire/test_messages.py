@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from headrace.call import Failure, Payload, Value
-from headrace.config import Limits
 from headrace.errors import OutputError, ProtocolError
 from headrace.wire import (
     Bye,
@@ -86,8 +85,8 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
     assert decode(frame(message)) == message
 
 
-def test_infinite_limits_come_back() -> None:
-    setup = Setup(limits=Limits(keep_alive_s=math.inf, max_request_timeout_s=math.inf))
+def test_an_infinite_setting_comes_back() -> None:
+    setup = Setup(batching={"max_batch_cost": math.inf})
     assert decode(frame(Welcome(bytes(32), setup))) == Welcome(bytes(32), setup)
 
 
