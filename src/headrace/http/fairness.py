@@ -18,21 +18,30 @@ _NETWORK_BITS = 64
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 
 
-def client_of(headers: Mapping[str, str], fairness: Fairness) -> str | None:
+def client_of(headers: Mapping[str, str], fairness: Fairness, key: str | None = None) -> str | None:
     """The client that a request's head names, if the settings say where.
+
+    Who brings a key may say for whom: clients of two keys are two, whatever they are called.
+
+    Args:
+        headers: By name in lower case.
+        fairness: What tells clients apart.
+        key: The name of the request's API key.
 
     Raises:
         InvalidHeader: The name is too long.
     """
     header = fairness.client_header
     if header is None:
-        return None
+        return key
     name = headers.get(header, "").strip()
     if len(name) > MAX_CLIENT_CHARS:
         raise InvalidHeader(
             f"{header}: expected at most {MAX_CLIENT_CHARS} characters, got {len(name)}"
         )
-    return name or None
+    if not name:
+        return key
+    return name if key is None else f"{key} {name}"
 
 
 def priority_of(headers: Mapping[str, str], fairness: Fairness) -> int:

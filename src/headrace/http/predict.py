@@ -85,7 +85,7 @@ class Plan(msgspec.Struct, eq=False):
         formats: Of its body and its answer.
         max_body_bytes: What its body may have.
         lenient: Whether an answer with gaps is preferred to a failure.
-        client: Whose it is, by its key or by what else its head says; else its connection may.
+        client: Whose it is, by its key and what else its head says; else its connection may.
         priority: In steps.
     """
 
@@ -277,7 +277,7 @@ class Predict:
         plan.max_body_bytes = min(limit, self.limits.max_inflight_bytes)
         prefer = headers.get("prefer")
         plan.lenient = prefer is not None and _LENIENT.search(prefer) is not None
-        plan.client = plan.key or client_of(headers, self.fairness)
+        plan.client = client_of(headers, self.fairness, plan.key)
         plan.priority = priority_of(headers, self.fairness)
 
     def next_number(self) -> int:

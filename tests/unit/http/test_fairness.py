@@ -9,6 +9,8 @@ import pytest
 
 from headrace import ConfigError, Fairness, Limits, Model
 from headrace.batching import Item
+from headrace.config import Auth
+from headrace.credentials import read_keys
 from headrace.errors import InvalidHeader
 from headrace.http import App
 from headrace.http.fairness import client_at, client_of, priority_of
@@ -67,6 +69,30 @@ def test_a_client_is_named_by_its_header(remembered: bool) -> None:
         peers.run()
         assert sent(peers, peer, "x-client: b\r\n").client == "b"
         assert sent(peers, peers.connect()).client is None
+
+
+@pytest.mark.parametrize("fairness", [NAMED, Fairness(client_header="x-client", peer_address=True)])
+def test_the_clients_of_one_api_key_are_told_apart_and_those_of_two_are_two(
+    fairness: Fairness,
+) -> None:
+    keys = read_keys(Auth(keys=("gate:" + "g" * 16, "other:" + "o" * 16)))
+    with Peers(fairness=fairness) as peers:
+        peers.service.predict.take_keys(keys)
+        peer = peers.connect()
+        found = []
+        for key, name in [("g", "a"), ("g", "b"), ("o", "a"), ("g", ""), ("g", "a"), ("g", "a")]:
+            headers = f"x-api-key: {key * 16}\r\nx-client: {name}\r\n"
+            found.append(sent(peers, peer, headers).client)
+            peers.run()
+        assert found == ["gate a", "gate b", "other a", "gate", "gate a", "gate a"]
+
+
+def test_by_default_each_api_key_is_a_client() -> None:
+    keys = read_keys(Auth(keys=("gate:" + "g" * 16,)))
+    with Peers() as peers:
+        peers.service.predict.take_keys(keys)
+        headers = f"x-api-key: {'g' * 16}\r\nx-client: a\r\n"
+        assert sent(peers, peers.connect(), headers).client == "gate"
 
 
 def test_an_empty_name_is_none_and_a_giant_one_is_refused() -> None:
