@@ -485,6 +485,18 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "what leaves the queue gives its room back": (
         Defence("headrace.batching.queue", "        self.count -= count\n", "        pass\n"),
     ),
+    "a queue that was full takes again at once": (
+        Defence(
+            "headrace.batching.queue",
+            "        return self.count + count <= self.max_items and",
+            "        import time\n"
+            "        if self.count + count > self.max_items:\n"
+            "            self.full_until = time.monotonic() + 5.0\n"
+            "        if time.monotonic() < getattr(self, 'full_until', 0.0):\n"
+            "            return False\n"
+            "        return self.count + count <= self.max_items and",
+        ),
+    ),
     "a replica on the loop runs one batch a turn": (
         Defence(
             "headrace.executors.inline",

@@ -77,7 +77,7 @@ ROWS: Mapping[str, str] = MappingProxyType(
         "F1": "bad, raising and vanishing clients among good ones: every good answer right",
         "F2": "a cancelled item never touches its batch mates",
         "F3": "max_batch_size holds with requests of several items",
-        "F4": "a client with 500 in flight does not starve one with 1",
+        "F4": "a client with 500 in flight does not starve one with 1, if they are told apart",
         "F5": "a flooded model slows another by no more than its share",
         "F6": "answers never swap, under kills too",
         "G1": "ten times the capacity, open loop: goodput holds, refusals are soon",

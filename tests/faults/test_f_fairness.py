@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import Served
-from tests.faults.conftest import seconds
-from tests.faults.contract import LATE_S, Client, message
+from tests.e2e.conftest import WAIT_S, Served
+from tests.faults.conftest import IS_LONG, seconds
+from tests.faults.contract import LATE_S, WAYS, Client, message
 from tests.faults.defences import without
 from tests.faults.test_g_overload import contracted, served
 
@@ -20,18 +21,44 @@ pytestmark = pytest.mark.slow
 
 # One client and another
 
-MANY, AHEAD = 500, 16
+MANY, AHEAD = 500 if IS_LONG else 250, 16
 BATCH_S = 0.08
+KEYS = {"one": "one-" * 4, "many": "many-" * 4}
 
 
-def ask_beside_many(client: Client) -> None:
-    """While one client has 500 requests in flight, another asks one at a time."""
-    many = [client.wire() for _ in range(MANY)]
+class Apart(NamedTuple):
+    """How two clients are told apart: the settings, and what is in the heads of either."""
+
+    settings: Mapping[str, str]
+    header: str = ""
+    env: Mapping[str, str] = {}
+
+
+APART = {
+    "header": Apart({"fairness__client_header": "x-client"}, "x-client: {name}\r\n"),
+    "address": Apart({"fairness__peer_address": "true"}),
+    "key": Apart(
+        {},
+        "x-api-key: {key}\r\n",
+        {"HEADRACE_AUTH_KEYS": " ".join(f"{name}:{key}" for name, key in KEYS.items())},
+    ),
+}
+
+
+def ask_beside_many(client: Client, header: str) -> None:
+    """While one client has hundreds of requests in flight, another asks one at a time."""
+    headers = {name: header.format(name=name, key=key) for name, key in KEYS.items()}
+    many, one = [client.wire() for _ in range(MANY)], client.wire()
+    one.socket.close()
+    one.socket = socket.create_connection(  # from another address
+        client.server.host_and_port, timeout=WAIT_S, source_address=("127.0.0.2", 0)
+    )
     for wire in many:
-        wire.send(message("/models/slow/predict", "1", "x-client: many\r\n"))
+        wire.send(message("/models/slow/predict", "1", headers["many"]))
     for _ in range(3):
         began = time.monotonic()
-        answer = client.ask("/models/slow/predict", "2", "x-client: one\r\n")
+        one.send(message("/models/slow/predict", "2", headers["one"]))
+        answer = one.answer()
         assert (answer.status, answer.json()) == (200, 2)
         # What runs, what is at hand, and its own batch; and as much for a machine on which batches
         # follow each other less soon than their own time says.
@@ -40,19 +67,30 @@ def ask_beside_many(client: Client) -> None:
         assert wire.answer().status == 200
 
 
+CASES = [("fast", "header"), ("asgi", "address"), ("fast", "key")]
+if IS_LONG:
+    CASES = [(way, apart) for way in WAYS for apart in APART]
+
+
 @pytest.mark.row("F4")
-def test_a_client_with_one_request_goes_before_the_backlog_of_another(way: str) -> None:
-    settings = {"fairness__client_header": "x-client"}
+@pytest.mark.parametrize(("way", "apart"), CASES)
+def test_a_client_with_one_request_goes_before_the_backlog_of_another(way: str, apart: str) -> None:
+    settings, header, env = APART[apart]
+    if env:  # the canaries have no key
+        with served(way, "Slow", env=env, **settings) as server, Client(server) as client:
+            ask_beside_many(client, header)
+            assert client.statuses == {200: MANY + 3}
+        return
     with contracted(way, "Slow", **settings) as contract:
         with contract.watch(reaches=MANY + 3) as client:
-            ask_beside_many(client)
+            ask_beside_many(client, header)
 
 
 @pytest.mark.counter("F4")
 def test_without_turns_it_waits_for_all_of_them() -> None:
     with served("fast", "Slow") as server, Client(server) as client:
         with pytest.raises(AssertionError):
-            ask_beside_many(client)
+            ask_beside_many(client, APART["header"].header)
 
 
 # One model and another

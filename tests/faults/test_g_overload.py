@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from headrace import LoadResult, LoadSettings, run_load_test
-from tests.e2e.conftest import Served, eventually, starter
-from tests.faults.conftest import HTTP_MODELS, MIB, seconds
+from tests.e2e.conftest import WAIT_S, Served, Wire, eventually, starter
+from tests.faults.conftest import HTTP_MODELS, IS_LONG, MIB, seconds
 from tests.faults.contract import LATE_S, Client, Contract, by, message
 from tests.faults.defences import without
 from tests.faults.report import repeated
@@ -29,7 +29,10 @@ DEADLINE_S = 1.0
 LOAD = 10.0
 WARM_S = 1.5
 """Until the queue is as long as it will be."""
-ROOM = 0.7
+ROOM = 1.0 if IS_LONG else 0.7
+"""How much of the capacity a short run may use, of which a busy machine takes its share."""
+EXPIRED = 0.1
+"""How many of those that are let wait may wait in vain."""
 SOON_S = 0.01
 BUDGET = 16 * MIB
 
@@ -100,16 +103,23 @@ def check_overload(server: Served, for_s: float) -> LoadResult:
     before = work(server)
     found = flood(server, for_s)
     done = Work(*(new - old for new, old in zip(work(server), before, strict=True)))
-    good, refused = 0, []
+    good, expired, refused = 0, 0, []
     for n, (planned, ended) in enumerate(zip(found.planned_s, found.ended_s, strict=True)):
         answer = found[n]
+        if answer.status != 503:
+            assert ended - found.sent_s[n] <= DEADLINE_S + LATE_S, "past its deadline"
         if answer.status == 200:
             assert json.loads(answer.body) == n
             good += ended - planned <= DEADLINE_S + LATE_S
+            continue
+        code = json.loads(answer.body)["code"]
+        if answer.status == 504:
+            assert code == "deadline_exceeded"
+            expired += 1
         else:
-            code = json.loads(answer.body)["code"]
-            assert (answer.status, code) in ((503, "overloaded"), (504, "deadline_exceeded"))
+            assert (answer.status, code) == (503, "overloaded")
             refused.append(ended - planned)
+    assert expired <= EXPIRED * (good + expired), (good, expired)
     # What the model did was for somebody, and it did as much as it could; how long a batch takes
     # is measured, and that the machine may have other work between two of them is allowed for.
     capacity = BATCH_ITEMS * done.batches / done.seconds
@@ -139,11 +149,13 @@ def check_refusal(client: Client) -> None:
         wire.send(message("/models/slow/predict", "1"))
     name = "headrace_queue_items"
     eventually(lambda: client.server.metric(name, model="slow") > BATCH_ITEMS, "items to wait")
-    began = time.monotonic()
-    refused = client.ask("/models/slow/predict", "2", "x-request-timeout: 0.05\r\n")
+    hasty, began = client.wire(), time.monotonic()
+    hasty.send(message("/models/slow/predict", "2", "x-request-timeout: 0.05\r\n") * BATCH_ITEMS)
+    for _ in range(BATCH_ITEMS):
+        refused = hasty.answer()
+        assert (refused.status, refused.code) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
     assert time.monotonic() - began <= SOON_S + LATE_S
-    assert (refused.status, refused.code) == (503, "overloaded")
-    assert int(refused.headers["retry-after"]) >= 1
     for wire in wires:
         assert wire.answer().status == 200
 
@@ -207,12 +219,12 @@ def test_if_nobody_tells_the_refused_they_wait_for_ever() -> None:
 QUEUE_ITEMS = 8
 
 
-def fill_and_empty(client: Client, gate: str, answer_s: float = 10.0) -> None:
+def fill_and_empty(client: Client, gate: str, within_s: float = WAIT_S) -> None:
     """Fill the queue behind a batch that waits for a gate, open that, and be taken at once."""
     server = client.server
     held = client.wire()
     held.send(message("/models/typed/predict", json.dumps({"n": 1, "wait": gate})))
-    eventually(lambda: queued(server) == (0, 1), "it to run")
+    eventually(lambda: queued(server) == (0, 1), "it to run", within_s)
     others = [client.wire() for _ in range(4 + QUEUE_ITEMS)]
     for wire in others[:4]:
         wire.send(message("/models/typed/predict", '{"n":2}'))
@@ -226,11 +238,10 @@ def fill_and_empty(client: Client, gate: str, answer_s: float = 10.0) -> None:
     server.set(gate)
     assert held.answer().status == 200
     for wire in others[:4]:
-        wire.socket.settimeout(answer_s)
         assert wire.answer().status == 200
     began = time.monotonic()  # now there is room
-    assert client.ask("/models/typed/predict", '{"n":4}').status == 200
-    assert time.monotonic() - began <= SOON_S + LATE_S
+    assert client.ask("/models/typed/predict", '{"n":4}').status == 200, "not taken again"
+    assert time.monotonic() - began <= SOON_S + LATE_S, "not taken at once"
     for wire in others[4:]:
         assert wire.answer().status == 200
 
@@ -252,72 +263,113 @@ def test_a_full_queue_that_empties_takes_again_at_once(way: str) -> None:
 def test_room_that_is_not_given_back_is_noticed() -> None:
     env = without("what leaves the queue gives its room back")
     with served("fast", TYPED, env=env, limits__max_queue_items=QUEUE_ITEMS) as server:
-        with Client(server) as client, pytest.raises(AssertionError):
+        with Client(server) as client, pytest.raises(AssertionError, match="it to run"):
+            fill_and_empty(client, "gate", within_s=3.0)
+
+
+@pytest.mark.counter("G5")
+def test_a_queue_that_takes_again_later_is_noticed() -> None:
+    env = without("a queue that was full takes again at once")
+    with served("fast", TYPED, env=env, limits__max_queue_items=QUEUE_ITEMS) as server:
+        with Client(server) as client, pytest.raises(AssertionError, match="not taken again"):
             fill_and_empty(client, "gate")
 
 
 # Many large bodies at once
 
 CLIENTS, BODY = 200, MIB
+IN_FLIGHT, QUEUED = "headrace_http_inflight_bytes", "headrace_queue_bytes"
 
 
-def send_large(client: Client, *, held_bytes: int = 0) -> float:
-    """Send 200 bodies of a MiB to a model that does not answer yet; by how much memory grew.
+class Peak(NamedTuple):
+    """The most that a server held: of bodies by its own account, and of memory."""
+
+    bodies: float
+    memory: float
+
+
+def send_large(client: Client, account: str = IN_FLIGHT, *, at_least: int = 0) -> Peak:
+    """Send 200 bodies of a MiB to a model that does not answer yet.
 
     Args:
         client: Whose they are.
-        held_bytes: Of how many it is to be waited for that the server holds them.
+        account: The gauge of what is held.
+        at_least: How much the server must come to hold.
     """
     server = client.server
     body = b" " * BODY
     wires = [client.wire() for _ in range(CLIENTS)]
     memory = most = rss_bytes(server)
-    refused = 0
-    for wire in wires:
+    held = 0.0
+    for n, wire in enumerate(wires):
         with suppress(ConnectionError):  # it does not read what it refuses
             wire.send(message("/models/held/predict", body))
         most = max(most, rss_bytes(server))
-    in_flight = "headrace_http_inflight_bytes"
-    eventually(lambda: server.metric(in_flight) >= held_bytes, "them to be held")
-    most = max(most, rss_bytes(server))
+        if n % 10 == 0:
+            held = max(held, server.metric(account))
+    eventually(lambda: server.metric(account) >= at_least, "them to be held")
+    most, held = max(most, rss_bytes(server)), max(held, server.metric(account))
     server.set("size")
-    for wire in wires:
-        try:
-            answer = wire.answer()
-        except ConnectionError:
-            client.abandon(1)  # what was not read it may throw away, with the answer
-            refused += 1
-            continue
-        if answer.status == 503:
-            # By the time of the batch that was held up, others may seem to come too late.
-            assert answer.code in ("queue_full", "overloaded")
-            assert int(answer.headers["retry-after"]) >= 1
-            refused += 1
-        else:
-            assert (answer.status, answer.json()) == (200, BODY)
-    assert refused <= CLIENTS - BUDGET // BODY + 1
+    refused = sum(is_refused(client, wire) for wire in wires)
+    assert CLIENTS - refused >= BUDGET // BODY - 1
     (server.folder / "size").unlink()
-    return most - memory
+    return Peak(held, most - memory)
+
+
+def is_refused(client: Client, wire: Wire) -> bool:
+    """Whether the answer says that there is no room; the body's size is the other one."""
+    try:
+        answer = wire.answer()
+    except ConnectionError:
+        client.abandon(1)  # what was not read it may throw away, with the answer
+        assert client.abandoned[0] <= CLIENTS // 10
+        return True
+    if answer.status == 503:
+        # By the time of the batch that was held up, others may seem to come too late.
+        assert answer.code in ("queue_full", "overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+        return True
+    assert (answer.status, answer.json()) == (200, BODY)
+    return False
+
+
+def check_budget(peak: Peak) -> None:
+    assert peak.bodies <= BUDGET, peak
+    assert peak.memory <= 2 * BUDGET, peak
 
 
 LARGE = {
     "limits__max_body_bytes": BODY,
     "limits__max_queue_bytes": 1 << 40,
+    "limits__max_inflight_bytes": 1 << 40,
     "workers__shared_memory_bytes": 0,
 }
 
 
+ACCOUNTS = {"limits__max_inflight_bytes": IN_FLIGHT}
+if IS_LONG:  # 40 bodies find this one in the short suite
+    ACCOUNTS["limits__max_queue_bytes"] = QUEUED
+
+
 @pytest.mark.row("C6")
-def test_two_hundred_large_bodies_at_once_find_a_budget(way: str) -> None:
-    with contracted(way, HELD, **LARGE, limits__max_inflight_bytes=BUDGET) as contract:
+@pytest.mark.parametrize("limit", ACCOUNTS)
+def test_two_hundred_large_bodies_at_once_find_a_budget(way: str, limit: str) -> None:
+    account = ACCOUNTS[limit]
+    with contracted(way, HELD, **LARGE | {limit: BUDGET}) as contract:
         with contract.watch() as client:
-            assert send_large(client) <= 4 * BUDGET
+            peak = send_large(client, account)
             assert client.statuses[503] > 0
-        assert contract.server.metric("headrace_http_inflight_bytes") == 0
+        assert contract.server.metric(account) == 0
+    assert peak.bodies <= BUDGET
+    if account == IN_FLIGHT:
+        check_budget(peak)
 
 
 @pytest.mark.counter("C6")
 def test_without_a_budget_all_of_them_are_held() -> None:
-    with served("fast", HELD, **LARGE, limits__max_inflight_bytes=1 << 40) as server:
+    with served("fast", HELD, **LARGE) as server:
         with Client(server) as client:
-            assert send_large(client, held_bytes=CLIENTS * BODY // 2) > 4 * BUDGET
+            peak = send_large(client, at_least=CLIENTS * BODY // 2)
+        assert peak.memory > 4 * BUDGET
+        with pytest.raises(AssertionError):
+            check_budget(peak)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.e2e.conftest import Wire, eventually
-from tests.faults.contract import LoggedWire
+from tests.faults.contract import LATE_S, LoggedWire
 from tests.faults.defences import without
 from tests.faults.stages import (
     CELLS,
@@ -41,6 +41,7 @@ def leave(cell: Cell, wires: Sequence[Wire]) -> None:
     """
     gone = "http_disconnects_total"
     before = cell.metric(gone) if cell.tells and not cell.is_blocking else 0
+    began = time.monotonic()
     for place, wire in enumerate(wires):
         if place % 2 or cell.is_blocking:
             LoggedWire.reset(wire)  # type: ignore[arg-type]  # of any wire
@@ -48,6 +49,7 @@ def leave(cell: Cell, wires: Sequence[Wire]) -> None:
             wire.socket.close()
     if cell.tells and not cell.is_blocking:
         eventually(lambda: cell.metric(gone) == before + len(wires), "the news")
+        assert time.monotonic() - began <= PROMISED_S + LATE_S, "the news came late"
     time.sleep(PROMISED_S)
 
 
