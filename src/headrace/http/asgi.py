@@ -96,7 +96,7 @@ async def serve_prediction(
             await _read_and_run(exchange, headers, receive)
         await exchange.finish(receive, send)
     finally:
-        exchange.let_go()  # also where the server gives it up, and nobody is answered
+        exchange.abandon()  # where the server gives it up, and nobody was answered
 
 
 async def _read_and_run(

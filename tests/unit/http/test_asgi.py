@@ -15,6 +15,7 @@ from headrace.executors import InlineExecutor
 from headrace.http import App, Service
 from headrace.http.asgi import AsgiExchange
 from headrace.replica import Replica
+from tests.unit.http.house import House
 
 
 class Echo(Model):
@@ -82,6 +83,38 @@ def test_a_client_that_stays_is_answered() -> None:
         start, body = await ask(await app_of_an_echo(), leave=False)
         assert (start["status"], body["body"]) == (200, b"[1]")
 
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("body", [b"[1]", None])
+def test_a_server_that_gives_a_request_up_gives_up_its_item(body: bytes | None) -> None:
+    """While its body comes, or its answer is waited for."""
+
+    async def receive() -> dict[str, Any]:
+        if body is not None and not asked:
+            asked.append(body)
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    async def test() -> None:
+        house = House(Echo())
+        house.open()
+        scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+        app, counts = App(house.service), house.service.predict.counts
+        asking = asyncio.create_task(app(scope | {"headers": []}, receive, send))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert counts.in_flight == 1
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert counts.in_flight == 0
+        assert len(house.executors[0].cancelled) == (body is not None)
+
+    asked: list[bytes] = []
     asyncio.run(test())
 
 
