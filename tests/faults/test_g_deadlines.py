@@ -204,7 +204,7 @@ def test_what_expires_before_its_body_is_whole(cell: Cell) -> None:
 
 # Deadlines that are none
 
-NONE = ("0", "-1", "nan", "inf", "-inf", "soon", "", "1e999", "0x5", "1,2", "1_0x")
+NONE = ("0", "-1", "nan", "inf", "-inf", "soon", "", "1e999", "0x5", "1,2", "1_0")
 
 
 @pytest.mark.row("G4")

@@ -59,6 +59,7 @@ SAFE_ID = "[A-Za-z0-9._:/+=@-]{1,128}"
 """A client's request id that can be echoed, as a regular expression."""
 
 _REQUEST_ID = re.compile(SAFE_ID)
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
 _LENIENT = re.compile(r"(?:^|[,;\s])handling\s*=\s*\"?lenient\b", re.IGNORECASE)
 
 
@@ -310,10 +311,8 @@ def timeout_of(headers: Mapping[str, str], limits: Limits) -> float:
     text = headers.get("x-request-timeout")
     if text is None:
         return min(limits.request_timeout_s, limits.max_request_timeout_s)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    # By itself, `float` would take 1_0 for ten.
+    seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not 0 < seconds < math.inf:
         raise InvalidHeader(
             f"X-Request-Timeout: expected seconds, a number more than 0, got {text[:32]!r}"
