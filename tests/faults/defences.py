@@ -67,6 +67,32 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "            self._parser = parser_of(self)\n            self._parse(data)\n",
         ),
     ),
+    "a deadline is not put off": (
+        Defence(
+            "headrace.http.connection",
+            "        if self._is_new_head:\n            if self.oldest is None:\n"
+            "                self._since",
+            "        self._since = self.clock()\n"
+            "        if self._is_new_head:\n            if self.oldest is None:\n"
+            "                self._since",
+        ),
+        Defence(
+            "headrace.http.connection",
+            "        told, self._body_bytes = self._body_bytes, 0\n",
+            "        self._since = self.clock()\n"
+            "        told, self._body_bytes = self._body_bytes, 0\n",
+        ),
+    ),
+    "TLS has flow control": (
+        Defence(
+            "headrace.http.connection",
+            '        if transport.get_extra_info("sslcontext") is not None:\n',
+            "        if False:\n",
+        ),
+    ),
+    "who does not read is asked nothing more": (
+        Defence("headrace.http.connection", "        self.hold(CLOGGED)\n", ""),
+    ),
     "a client is only so far ahead": (
         Defence(
             "headrace.http.connection",
@@ -507,8 +533,8 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "probes are answered beyond the limit of connections": (
         Defence(
             "headrace.http.connection",
-            "            if self._url not in PROBES:",
-            "            if True:",
+            "if self._url not in PROBES or",
+            "if True or",
         ),
     ),
     "a server waits until something happens": (

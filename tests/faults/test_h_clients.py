@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
+import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import WAIT_S, Serve, Served, eventually
+from headrace.http.sockets import has_gone
+from tests.e2e.conftest import WAIT_S, Serve, Served, Wire, eventually
+from tests.e2e.test_tls import Certificate, TlsWire
 from tests.faults.conftest import ECHO, HTTP_MODELS, IS_LONG, MIB, TIGHT
-from tests.faults.contract import Client, Contract, LoggedWire, message
+from tests.faults.contract import LATE_S, Client, Contract, LoggedWire, is_within, message
 from tests.faults.defences import without
-from tests.faults.watch import held, rss_bytes
+from tests.faults.watch import held, peak_bytes, rss_bytes
 
 pytestmark = pytest.mark.slow
 
 MANY = 10_000 if IS_LONG else 1000
-SLOW_CLIENTS = 500 if IS_LONG else 50
+SLOW_CLIENTS = 100 if IS_LONG else 10
+SOON: dict[str, Any] = {**TIGHT, "limits__keep_alive_s": 0.5}
 HEAD_S = float(TIGHT["limits__head_timeout_s"])
 HEAD = b"POST /models/typed/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n"
 WAYS_TO_GO: dict[str, Callable[[LoggedWire], None]] = {
@@ -154,7 +161,19 @@ def test_a_client_that_goes_in_the_middle_of_its_answer(
 def test_connections_that_come_and_go_leave_nothing(
     contract: Contract, go: Callable[[LoggedWire], None]
 ) -> None:
-    contract.hold(lambda client: come_and_go(client, go), rounds=1, reaches=0)
+    def act(client: Client) -> None:
+        server = client.server
+        server.get("/livez")  # so that the connection of the probes is open each time
+        before, began = held(server), time.monotonic()
+        come_and_go(client, go)
+        assert time.monotonic() - began < MANY / RATE + LATE_S
+        eventually(lambda: is_within(held(server), before), "all to be freed", 1.0 + LATE_S)
+
+    contract.hold(act, rounds=1, reaches=0)
+
+
+RATE = 1000
+"""Connections a second."""
 
 
 def come_and_go(client: Client, go: Callable[[LoggedWire], None]) -> None:
@@ -178,48 +197,69 @@ SLOW: dict[str, tuple[bytes, bytes, int | None]] = {
 
 
 @pytest.mark.row("H3")
-@pytest.mark.parametrize(("begin", "drip", "status"), SLOW.values(), ids=SLOW)
-def test_a_client_that_crawls_is_closed_at_its_deadline(
-    contract: Contract, begin: bytes, drip: bytes, status: int | None
-) -> None:
+def test_clients_that_crawl_are_closed_at_their_deadline(contract: Contract) -> None:
+    """What they send meanwhile, however often, is no reason to wait for longer."""
     with contract.watch(reaches=0) as client:
-        wires = [client.wire() for _ in range(SLOW_CLIENTS)]
+        wires = {client.wire(): name for name in SLOW for _ in range(SLOW_CLIENTS)}
+        for wire, name in wires.items():
+            wire.send(SLOW[name][0])
+            if name == "second-head":
+                assert wire.answer().status == 200
+        took_s = crawl({wire: SLOW[name][1] for wire, name in wires.items()})
+        for wire, name in wires.items():
+            assert 0.9 * HEAD_S < took_s[wire] < HEAD_S + GRAIN_S + LATE_S, name
+            status = SLOW[name][2]
+            assert [each.status for each in wire.rest()] == [status] * bool(status), name
+
+
+GRAIN_S = 0.2
+"""How late a deadline may be: the server looks no more often than ten times in the shortest one."""
+MAX_CRAWL_S = 2.5 * HEAD_S
+
+
+def crawl(wires: Mapping[LoggedWire, bytes]) -> dict[LoggedWire, float]:
+    """Send each its piece again and again, until the server says something; when it has done so."""
+    began, took_s = time.monotonic(), dict.fromkeys(wires, math.inf)
+    with selectors.DefaultSelector() as selector:
         for wire in wires:
-            wire.send(begin)
-        began = time.monotonic()
-        while time.monotonic() - began < 0.8 * HEAD_S:
-            time.sleep(HEAD_S / 10)
-            for wire in wires:
-                if drip:
-                    wire.send(drip)
-        for wire in wires:
-            answers = wire.rest()
-            assert [each.status for each in answers if each.status != 200] == [status] * bool(
-                status
-            )
-        assert HEAD_S * 0.9 < time.monotonic() - began < HEAD_S * 5
+            selector.register(wire.socket, selectors.EVENT_READ, wire)
+        while selector.get_map() and time.monotonic() - began < MAX_CRAWL_S:
+            drips = time.monotonic() + HEAD_S / 10
+            while (left_s := drips - time.monotonic()) > 0 and selector.get_map():
+                for key, _ in selector.select(left_s):
+                    selector.unregister(key.fileobj)
+                    took_s[key.data] = time.monotonic() - began
+            for key in list(selector.get_map().values()):
+                with suppress(ConnectionError):  # it has just been closed
+                    key.data.send(wires[key.data])
+    return took_s
 
 
 @pytest.mark.row("H4")
 def test_what_is_done_for_a_client_that_does_not_read_is_bounded(contract: Contract) -> None:
-    server, count = contract.server, 10
-    items = "headrace_items_total"
-    before, memory = server.metric(items, model="large"), rss_bytes(server)
+    memory = rss_bytes(contract.server)
     with contract.watch() as client:
-        wires = []
-        for _ in range(count):
-            wire = client.wire()
-            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            wire.send(message("/models/large/predict", str(MIB)) * 60)
-            wires.append(wire)
-        eventually(lambda: server.metric(items, model="large") >= before + count, "answers")
-        time.sleep(0.5)  # for those that nobody shall work on
-        assert server.metric(items, model="large") - before <= count * MAX_HELD
-        assert rss_bytes(server) - memory < count * MAX_HELD * MIB
+        assert done_unread(client, 10) <= 10 * MAX_HELD
+        assert rss_bytes(contract.server) - memory < 10 * MAX_HELD * MIB
         assert client.ask("/predict", "1").json() == 1
-        for wire in wires:
-            wire.reset()
-        client.abandon(0, count * 60)
+
+
+def done_unread(client: Client, count: int) -> float:
+    """How much is done for clients that ask for 60 answers each and read none."""
+
+    def done() -> float:
+        return client.server.metric("headrace_items_total", model="large") - before
+
+    before = 0.0
+    before = done()
+    for _ in range(count):
+        wire = client.wire()
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.send(message("/models/large/predict", str(MIB)) * 60)
+    client.abandon(0, count * 60)
+    eventually(lambda: done() >= count, "answers")
+    time.sleep(0.5)  # for those that nobody shall work on
+    return done()
 
 
 MAX_HELD = 30
@@ -240,6 +280,110 @@ def given_up(client: Client, within_s: float) -> None:
     wire.send(message("/models/large/predict", str(11 * MIB)))
     client.abandon(0, 1)
     eventually(lambda: held(client.server).fds < before, "the server to give it up", within_s)
+
+
+READERS = 100 if IS_LONG else 10
+LARGE_BYTES = 10 * MIB
+WRITE_S = float(TIGHT["limits__write_timeout_s"])
+MAX_SPANS = 4
+"""In each span of the write deadline a client has to read half of what waits for it."""
+
+
+@pytest.mark.row("H4")
+def test_clients_that_read_slowly_are_reset_and_their_answers_are_held_once(
+    contract: Contract,
+) -> None:
+    """They read 1 KiB each tenth of a second: it would take them a quarter of an hour."""
+    server = contract.server
+    with contract.watch() as client:
+        assert client.ask("/models/large/predict", str(LARGE_BYTES)).status == 200
+        memory = rss_bytes(server)
+        Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the peak
+        wires = [client.wire() for _ in range(READERS)]
+        for wire in wires:
+            wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            wire.send(message("/models/large/predict", str(LARGE_BYTES)))
+        client.abandon(READERS, READERS)
+        read_slowly(wires, MAX_SPANS * WRITE_S + READERS * ANSWER_S + LATE_S)
+        grown = peak_bytes(server) - memory
+        assert grown < READERS * LARGE_BYTES + 4 * LARGE_BYTES, "each is held once"
+
+
+ANSWER_S = 0.1
+"""For the model to make one, on a busy machine."""
+
+
+def read_slowly(wires: Collection[Wire], within_s: float) -> None:
+    """Read little by little until the server has reset all of them."""
+    ends, left = time.monotonic() + within_s, list(wires)
+    while left := [wire for wire in left if not has_gone(wire.socket.fileno())]:
+        assert time.monotonic() < ends, f"{len(left)} of {len(wires)} are waited for"
+        time.sleep(0.1)
+        for wire in left:
+            wire.socket.settimeout(0.001)
+            with suppress(TimeoutError, ConnectionResetError):
+                assert wire.socket.recv(1024), "an end in the middle of an answer"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("tls"))
+
+
+def ask_large(wire: Wire, headers: str = "") -> None:
+    """Ask for an answer of which the system itself holds little."""
+    wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    wire.post("/predict", str(LARGE_BYTES), headers)
+
+
+def serve_tls(serve: Serve, certificate: Certificate, **settings: Any) -> Served:
+    """A server of large answers over TLS."""
+    settings |= {"tls_cert": certificate.cert, "tls_key": certificate.key}
+    return serve(f"{HTTP_MODELS}:Large", executor="inline", **SOON, **settings)
+
+
+@pytest.mark.row("H4")
+def test_over_tls_who_reads_slowly_is_reset_and_who_reads_enough_gets_all(
+    serve: Serve, certificate: Certificate
+) -> None:
+    over_tls = serve_tls(serve, certificate)
+    with ExitStack() as stack:
+        slow, enough, last = (stack.enter_context(TlsWire(over_tls, certificate)) for _ in "123")
+        for wire, headers in ((slow, ""), (enough, ""), (last, "connection: close\r\n")):
+            ask_large(wire, headers)
+        began = time.monotonic()
+        with ThreadPoolExecutor(2) as pool:
+            wholes = [pool.submit(read_by_halves, wire) for wire in (enough, last)]
+            read_slowly([slow], MAX_SPANS * WRITE_S + LATE_S)
+            assert all(whole.result() > LARGE_BYTES for whole in wholes)
+        assert time.monotonic() - began > 2 * WRITE_S, "more than an end over TLS may take"
+
+
+@pytest.mark.row("I1")
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_who_reads_its_answer_at_a_drain_gets_all_of_it(
+    serve: Serve, certificate: Certificate, is_tls: bool
+) -> None:
+    settings = {"executor": "inline", **SOON}
+    server = serve_tls(serve, certificate) if is_tls else serve(f"{HTTP_MODELS}:Large", **settings)
+    with TlsWire(server, certificate) if is_tls else Wire(server) as wire:
+        ask_large(wire)
+        taken = len(wire.socket.recv(1000))
+        server.terminate()
+        assert read_by_halves(wire, taken) > LARGE_BYTES
+    assert server.exit_code() == 0
+
+
+def read_by_halves(wire: Wire, taken: int = 0) -> int:
+    """Read an answer, more than half of what is left of it in each span; how much that was."""
+    while taken <= LARGE_BYTES:
+        time.sleep(0.6 * WRITE_S)
+        goal = taken + max(0.6 * (LARGE_BYTES - taken), 256 << 10)
+        while taken < goal and taken <= LARGE_BYTES:
+            piece = wire.socket.recv(1 << 16)
+            assert piece, f"cut off after {taken}"
+            taken += len(piece)
+    return taken
 
 
 @pytest.mark.row("F1")
@@ -268,13 +412,35 @@ def test_many_clients_at_once_each_get_their_own_answer(contract: Contract) -> N
 
 
 @pytest.mark.counter("H3")
-def test_without_a_deadline_a_slow_head_waits(undefended: Served) -> None:
-    with Client(undefended) as client:
-        wire = client.wire()
-        wire.socket.settimeout(HEAD_S * 2)
-        wire.send(b"GET")
-        with pytest.raises(TimeoutError):
-            wire.rest()
+def test_where_each_byte_gives_more_time_a_client_may_crawl(serve: Serve) -> None:
+    server = serve(ECHO, executor="inline", env=without("a deadline is not put off"), **SOON)
+    with Client(server) as client:
+        names = ("slow-head", "slow-lines", "slow-body", "slow-chunks")
+        wires = {client.wire(): name for name in names}
+        for wire, name in wires.items():
+            wire.send(SLOW[name][0].replace(b"/models/typed", b""))
+        took_s = crawl({wire: SLOW[name][1] for wire, name in wires.items()})
+        assert min(took_s.values()) > HEAD_S + GRAIN_S + LATE_S
+
+
+@pytest.mark.counter("H4")
+def test_where_tls_takes_all_that_it_is_given_who_reads_enough_is_cut_off(
+    serve: Serve, certificate: Certificate
+) -> None:
+    """Nobody sees that it reads."""
+    server = serve_tls(serve, certificate, env=without("TLS has flow control"))
+    with TlsWire(server, certificate) as enough:
+        ask_large(enough)
+        with pytest.raises((AssertionError, ConnectionError)):
+            read_by_halves(enough)
+
+
+@pytest.mark.counter("H4")
+def test_where_unread_answers_hold_nobody_up_all_is_done_for_who_reads_none(serve: Serve) -> None:
+    env = without("who does not read is asked nothing more")
+    server = serve(f"{HTTP_MODELS}:Large", executor="inline", env=env)
+    with Client(server) as client:
+        assert done_unread(client, 1) > MAX_HELD
 
 
 @pytest.mark.counter("H2")

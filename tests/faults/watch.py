@@ -91,6 +91,12 @@ def rss_bytes(server: Served) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes(server: Served) -> int:
+    """The most memory that the server's process has had resident, since that was last forgotten."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) << 10
+
+
 def size_bytes(server: Served) -> int:
     """The memory that a process has, used or not."""
     pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[0])

@@ -9,10 +9,8 @@ subclass of uvicorn's own.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-import struct
 from collections import deque
 from typing import Any, ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -32,8 +30,9 @@ from .parsers import FRAMING_BYTES, check_host, framing_of, parser_of, parser_wi
 from .places import SURPLUS_TIMEOUT_S, Place, Places
 from .predict import PROBES
 from .refusals import Refusals
-from .sockets import end_if_read, has_gone, has_unread
+from .sockets import end_if_read, has_gone, has_unread, reset_when_closed
 from .sweep import Sweep
+from .tls_transport import TlsTransport
 from .turns import AHEAD, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
 
 _log = logging.getLogger("headrace.requests")
@@ -189,6 +188,8 @@ class Connection(asyncio.Protocol):
     # What the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if transport.get_extra_info("sslcontext") is not None:
+            transport = TlsTransport(transport, self)  # type: ignore[arg-type]  # as below
         self.transport = transport  # type: ignore[assignment]  # uvloop's are no subclass
         connections = self.state.connections
         connections.add(self)
@@ -243,7 +244,10 @@ class Connection(asyncio.Protocol):
         self._has_ended = True
         if self._rest and not self._is_refused:
             return True  # the end comes behind what is kept
-        self._drop_unfinished()
+        if self.reading is not None and not self.reading.is_promised:
+            self.refuse(RequestError("expected the rest of the body, got the end"))
+        else:
+            self._drop_unfinished()
         if self.oldest is None:
             return False
         self._is_last = True
@@ -275,6 +279,8 @@ class Connection(asyncio.Protocol):
         self.let(CLOGGED)
         if self._line is not None:
             self._line.release()
+        if self._is_shut:
+            self._expect_idle()
 
     # What the server tells
 
@@ -297,18 +303,27 @@ class Connection(asyncio.Protocol):
         """
         self.finish()
         self._is_shut = True
+        self._expect_idle()
+
+    def _expect_idle(self) -> None:
+        """While the server drains, a connection is ended once it has been idle for a moment."""
         if self.oldest is None and not self.is_ending:
             self._loop.call_later(self.grace_s, self._end_idle)
 
     def _end_idle(self) -> None:
         """End an idle connection; what crosses that was not taken, and is not reset either."""
         is_idle = self.oldest is None and not self._in_head and not self._rest
-        if is_idle and not self.is_ending and not self.transport.is_closing():
-            fd = self.transport.get_extra_info("socket").fileno()
-            # The transport would send the end in the next turn of the loop only.
-            is_over = end_if_read(fd) if self.transport.can_write_eof() else not has_unread(fd)
-            if is_over:
-                self.end()
+        transport = self.transport
+        if not is_idle or self.is_ending or transport.is_closing():
+            return
+        if self.is_clogged:
+            return  # it reads its last answer still; `resume_writing` comes back to it
+        fd = transport.get_extra_info("socket").fileno()
+        # The transport would send the end in the next turn of the loop only; where some of the
+        # answer waits, it has to come behind that.
+        is_direct = transport.can_write_eof() and not transport.get_write_buffer_size()
+        if end_if_read(fd) if is_direct else not has_unread(fd):
+            self.end()
 
     # What the sweep asks
 
@@ -348,17 +363,10 @@ class Connection(asyncio.Protocol):
         if due > now:
             return due
         if left > self._most_unread_bytes:
-            self._reset()
+            reset_when_closed(self.transport.get_extra_info("socket").fileno())
+            self.transport.abort()
             return NEVER
         return self._expect_reading()
-
-    def _reset(self) -> None:
-        """Give up a client that does not read, and with it what the system still holds for it."""
-        with contextlib.suppress(OSError):
-            at_once = struct.pack("ii", 1, 0)
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
-        self.transport.abort()
 
     def _expect_reading(self) -> Instant:
         """The client is to read half of what waits for it now; returns by when."""
@@ -517,7 +525,7 @@ class Connection(asyncio.Protocol):
         if version not in ("1.0", "1.1"):
             return RequestError("expected HTTP/1.0 or HTTP/1.1")
         if self._is_surplus:
-            if self._url not in PROBES:
+            if self._url not in PROBES or self._parser.get_method() not in (b"GET", b"HEAD"):
                 assert self._place is not None
                 return self._place.refusal
             self._is_last = True  # one answer is all that is left for it
@@ -582,7 +590,7 @@ class Connection(asyncio.Protocol):
             self.end()
             return
         if self._is_shut:
-            self._loop.call_later(self.grace_s, self._end_idle)
+            self._expect_idle()
         self._read_on()
 
     def _read_on(self) -> None:
@@ -599,6 +607,8 @@ class Connection(asyncio.Protocol):
         self._is_refused = True
         may_answer = self._drop_unfinished()
         is_waiting = self.oldest is not None
+        if is_waiting and not self._newest.keep_alive:
+            return  # it comes behind the last one that will be answered
         is_answered = is_waiting or (may_answer and not self.transport.is_closing())
         name = self.refusals.tell(error, self.address, is_answered=is_answered)
         if is_waiting:
@@ -617,10 +627,10 @@ class Connection(asyncio.Protocol):
             return True
         if turn is self.oldest:
             self.oldest = None
-        elif self._later and self._later[-1] is turn:
+        elif self._later and self._later[-1] is turn and not turn.is_promised:
             self._later.pop()
         else:
-            return False  # it was answered before its body had come
+            return False  # it was answered before its body had come, or is about to be
         may_answer = not turn.is_answering
         turn.gone()
         return may_answer

@@ -157,9 +157,10 @@ class HttpServer(_Quiet):
         )
         self._tls = tls
         self._handshake_s = limits.head_timeout_s
+        self._shutdown_s = limits.write_timeout_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; uvicorn's own context cannot be renewed, and waits a minute for a handshake."""
+        """Listen; uvicorn's own context cannot be renewed, and its waits cannot be set."""
         if self._tls is None:
             await super().startup(sockets)
             return
@@ -177,6 +178,7 @@ class HttpServer(_Quiet):
                 sock=listener,
                 ssl=self._tls,
                 ssl_handshake_timeout=self._handshake_s,
+                ssl_shutdown_timeout=self._shutdown_s,
                 backlog=BACKLOG,
             )
             self.servers.append(server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 
 
 def has_gone(fd: int) -> bool:
@@ -34,5 +35,15 @@ def end_if_read(fd: int) -> bool:
         with contextlib.suppress(OSError):  # it is reset, which its transport is about to tell
             own.shutdown(socket.SHUT_WR)
         return True
+    finally:
+        own.detach()
+
+
+def reset_when_closed(fd: int) -> None:
+    """Let a socket's close drop what the system still holds for its other end, and say so there."""
+    own = socket.socket(fileno=fd)
+    try:
+        with contextlib.suppress(OSError):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     finally:
         own.detach()

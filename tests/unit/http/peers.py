@@ -22,6 +22,8 @@ from headrace.replica import Replica
 from headrace.testing import ManualClock, ManualLoop, ScriptedExecutor
 
 HIGH_BYTES, LOW_BYTES = 64 * 1024, 16 * 1024
+SHUTDOWN_S = 5.0
+"""How long TLS waits for its end to be read."""
 
 
 class Answer(NamedTuple):
@@ -54,7 +56,9 @@ class Peer(asyncio.Transport):
     Args:
         connection: The server's side.
         loop: Where the transport calls back.
-        is_tls: Whether it cannot be closed in one direction.
+        is_tls: Whether it is TLS as loops have it: it cannot be closed in one direction, and counts
+            nothing that was handed to the socket's own transport, which takes all it is given
+            while that has not enough.
         address: The client's; default one of those for documentation.
     """
 
@@ -82,8 +86,12 @@ class Peer(asyncio.Transport):
         self._is_closing = False
         self._is_paused = False
         self._is_clogged = False
+        self._is_full = False
         self._has_eof = False
         self._buffer = bytearray()
+        self._sealed = bytearray()
+        self._high_bytes, self._low_bytes = HIGH_BYTES + 1, LOW_BYTES
+        self._protocol: asyncio.Protocol = connection
         self._incoming: deque[bytes] = deque()
         connection.connection_made(self)
 
@@ -103,10 +111,13 @@ class Peer(asyncio.Transport):
         taken = bytes(self._buffer[: len(self._buffer) if size is None else size])
         del self._buffer[: len(taken)]
         self.got += taken
-        if self._is_clogged and len(self._buffer) <= LOW_BYTES:
-            self._is_clogged = False
-            self.connection.resume_writing()
-        if not self._buffer:
+        if self._is_full and len(self._buffer) <= LOW_BYTES:
+            self._is_full = False
+            self._hand_on()
+        self._control()
+        if size is None and self._buffer:
+            self.read()
+        elif not self._buffer:
             self.has_end |= self._has_eof
             if self._is_closing:
                 self._loop.call_soon(self._lose, None)
@@ -134,33 +145,61 @@ class Peer(asyncio.Transport):
         while self._incoming and not self._is_paused and not self._is_closing:
             data = self._incoming.popleft()
             if data:
-                self.connection.data_received(data)
-            elif not self.connection.eof_received():
+                self._protocol.data_received(data)
+            elif not self._protocol.eof_received():
                 self.close()
 
     def _lose(self, error: Exception | None) -> None:
         if not self.is_closed:
             self.is_closed = self.has_end = True
-            self.connection.connection_lost(error)
+            protocol, self._protocol = self._protocol, asyncio.Protocol()
+            protocol.connection_lost(error)
             self.own.close()
             self.other.close()
 
     # The transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"socket": self.own, "peername": self.address}.get(name, default)
+        known = {"socket": self.own, "peername": self.address}
+        return (known | {"sslcontext": True} if self._is_tls else known).get(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high is not None and low is not None
+        self._high_bytes, self._low_bytes = high, low
 
     def write(self, data: bytes | bytearray | memoryview[int]) -> None:
         if self._has_eof:
             raise RuntimeError("written behind the end")
         if self._is_closing:
             return
-        self._buffer += data
+        if self._is_tls:
+            self._sealed += data
+            self._hand_on()
+        else:
+            self._buffer += data
         if not self.is_stalled:
             self.read()
-        elif len(self._buffer) > HIGH_BYTES and not self._is_clogged:
+        self._control()
+
+    def _hand_on(self) -> None:
+        """What TLS has encrypted, to the transport of the socket."""
+        if not self._is_full:
+            self._buffer += self._sealed
+            self._sealed.clear()
+            self._is_full = self._is_tls and len(self._buffer) > HIGH_BYTES
+
+    def _control(self) -> None:
+        size = self.get_write_buffer_size()
+        if not self._is_clogged and size >= self._high_bytes:
             self._is_clogged = True
-            self.connection.pause_writing()
+            self._protocol.pause_writing()
+        elif self._is_clogged and size <= self._low_bytes:
+            self._is_clogged = False
+            self._protocol.resume_writing()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[int]]) -> None:
         self.write(b"".join(list_of_data))
@@ -174,7 +213,12 @@ class Peer(asyncio.Transport):
         self.has_end |= not self._buffer
 
     def get_write_buffer_size(self) -> int:
-        return len(self._buffer)
+        return len(self._sealed if self._is_tls else self._buffer)
+
+    @property
+    def unread_bytes(self) -> int:
+        """What was written and not read, whoever counts it."""
+        return len(self._buffer) + len(self._sealed)
 
     def is_closing(self) -> bool:
         return self._is_closing
@@ -184,6 +228,8 @@ class Peer(asyncio.Transport):
             self._is_closing = True
             if not self._buffer:
                 self._loop.call_soon(self._lose, None)
+            elif self._is_tls:
+                self._loop.call_later(SHUTDOWN_S, self._lose, None)
 
     def abort(self) -> None:
         self._is_closing = True

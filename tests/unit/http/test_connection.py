@@ -803,7 +803,7 @@ def test_a_client_that_leaves_ends_the_wait_of_an_application() -> None:
     serving(test)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET", post(b"abc", path="/read")[:-1]])
+@pytest.mark.parametrize("sent", [b"", b"GET"])
 def test_an_end_before_a_request_is_whole_closes_the_connection(sent: bytes) -> None:
     async def test(peers: Peers, app: Application) -> None:
         peer = peers.connect()
@@ -818,6 +818,54 @@ def test_an_end_before_a_request_is_whole_closes_the_connection(sent: bytes) -> 
     serving(test)
 
 
+UNFINISHED = {
+    "length": post(b"abc", path="/read")[:-1],
+    "chunks": b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+    "predict": post(b"abc")[:-1],
+}
+
+
+@pytest.mark.parametrize("sent", UNFINISHED.values(), ids=UNFINISHED)
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_end_within_a_body_is_answered(sent: bytes, fast: bool, before: int) -> None:
+    async def test() -> None:
+        app = Application()
+        with Peers(app, fast=fast) as peers:
+            peer = peers.connect()
+            peer.send(get("/") * before + sent)
+            peer.finish()
+            await peers.settle()
+            finals = [answer for answer in peer.answers if answer.status != 100]
+            assert [answer.status for answer in finals] == [200] * before + [400]
+            assert json.loads(finals[-1].body)["code"] == "bad_request"
+            assert peer.is_closed
+            assert peers.in_flight == 0
+
+    asyncio.run(test())
+
+
+def test_an_end_within_a_body_that_was_refused_does_not_cost_the_refusal() -> None:
+    async def test() -> None:
+        app = Application()
+        with Peers(app, limits=Limits(max_json_bytes=10)) as peers:
+            for rest in (b"", b"x" * 49 + b"ZZ"):
+                peer = peers.connect()
+                refused = post(b"x" * 99, "transfer-encoding: chunked\r\n").replace(
+                    b"content-length: 99\r\n", b""
+                )
+                body = b"63\r\n" + b"x" * 50
+                peer.send(get("/wait") + refused.removesuffix(b"x" * 99) + body + rest)
+                peer.finish()
+                app.gate.set()
+                await peers.settle()
+                assert [status for status in peer.statuses if status != 100] == [200, 413]
+                assert peer.is_closed
+                assert peers.in_flight == 0
+
+    asyncio.run(test())
+
+
 @pytest.mark.parametrize("rest", [b"", b"GET", post(b"abc", path="/read")[:-1]])
 def test_an_end_behind_requests_does_not_cost_their_answers(rest: bytes) -> None:
     async def test(peers: Peers, app: Application) -> None:
@@ -829,7 +877,7 @@ def test_an_end_behind_requests_does_not_cost_their_answers(rest: bytes) -> None
         app.gate.set()
         await peers.settle()
         # An interim answer finds out whether the client is there.
-        assert peer.statuses == [100, 200, 200]
+        assert peer.statuses == [100, 200, 200] + [400] * (b"abc"[:-1] in rest)
         assert peer.is_closed
 
     serving(test)
@@ -872,6 +920,38 @@ def test_an_idle_connection_is_ended_at_a_drain_once_nothing_crosses() -> None:
         assert peers.state.connections == set()
 
     serving(test)
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("size", [10 * KIB, 1000 * KIB])
+def test_a_client_that_reads_its_last_answer_at_a_drain_gets_all_of_it(
+    size: int, is_used: bool
+) -> None:
+    async def test(peers: Peers, app: Application) -> None:
+        peer = peers.connect()
+        peer.send(get("/"))
+        await peers.settle()
+        large(peers, peer, size)
+        peer.other.setblocking(False)
+        peer.connection.shutdown()
+        for _ in range(4):
+            peers.loop.advance(2 * GRACE_S)
+            with pytest.raises(BlockingIOError):
+                peer.other.recv(1)  # the socket has no end before the transport is empty
+            assert not peer.has_end
+            peer.read(peer.get_write_buffer_size() // 2)
+        if is_used and size > HIGH_BYTES:
+            peer.send(get("/"))
+            peer.is_stalled = False
+        peer.read()
+        await peers.settle()
+        peers.loop.advance(2 * GRACE_S)
+        assert peer.got.count(b"x") >= size
+        assert peer.has_end
+        if is_used and size > HIGH_BYTES:
+            assert peer.got.endswith(b"ok"), "it had not got its end yet"
+
+    serving(test, limits=LIMITS)
 
 
 def test_what_crosses_a_drain_is_answered_and_is_the_last() -> None:

@@ -37,9 +37,11 @@ def memo_of(peer: Peer) -> Any:
     return peer.connection._memo
 
 
-def remembered(peers: Peers, body: bytes = b"[1]", headers: str = "") -> Peer:
+def remembered(
+    peers: Peers, body: bytes = b"[1]", headers: str = "", *, is_tls: bool = False
+) -> Peer:
     """A client whose head is remembered: it was seen twice."""
-    peer = peers.connect()
+    peer = peers.connect(is_tls=is_tls)
     for _ in range(2):
         peer.send(post(body, headers))
         peers.run()
@@ -603,13 +605,13 @@ def test_an_end_over_tls_is_that_of_both_directions() -> None:
 
 
 def test_a_half_sent_request_does_not_cost_the_answers_before_it() -> None:
-    for rest in (HEAD[:20], HEAD + b"["):
+    for rest, refusal in ((HEAD[:20], []), (HEAD + b"[", [400])):
         with Peers() as peers:
             peer = peers.connect()
             peer.send(post(b"[1]") * 2 + rest)
             peer.finish()
             peers.run()
-            assert [s for s in peer.statuses if s != 100] == [200, 200]
+            assert [s for s in peer.statuses if s != 100] == [200, 200, *refusal]
             assert peer.has_end
             assert peers.in_flight == 0
 
@@ -682,12 +684,13 @@ def test_a_request_and_its_body_are_gone_with_the_answer_not_with_a_collection(
             gc.enable()
 
 
-def test_a_connection_is_gone_with_its_client_not_with_a_collection() -> None:
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_connection_is_gone_with_its_client_not_with_a_collection(is_tls: bool) -> None:
     with Peers() as peers:
         gc.collect()
         gc.disable()
         try:
-            peer = remembered(peers)
+            peer = remembered(peers, is_tls=is_tls)
             number = id(peer.connection)
             peer.reset()
             del peer.connection

@@ -96,15 +96,15 @@ def test_beyond_the_limit_nothing_else_counts_as_a_probe(path: str) -> None:
         assert surplus.statuses == [503]
 
 
-def test_a_post_to_a_probe_is_none() -> None:
-    async def test(peers: Peers) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_beyond_the_limit_a_probe_is_one_that_only_reads(method: str) -> None:
+    """A server whose models take any path would predict."""
+    with Peers(limits=Limits(max_connections=1)) as peers:
         _, surplus = peers.connect(), peers.connect()
-        surplus.send(post(b"[1]", path="/livez"))
-        await peers.settle()
-        assert surplus.statuses == [405]
+        surplus.send(post(b"[1]", path="/livez").replace(b"POST", method.encode()))
+        peers.run()
+        assert surplus.statuses == [503]
         assert surplus.has_end
-
-    settled(test, limits=Limits(max_connections=1))
 
 
 def test_who_is_beyond_the_reserve_is_closed_at_once_and_counted() -> None:
