@@ -13,6 +13,7 @@ import asyncio
 import json
 import random
 import socket
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -80,7 +81,9 @@ class Asker:
     async def run(self) -> None:
         while (sock := await self._connected()) is not None:
             with sock:
-                while await self._ask(sock):
+                asked, idle_since = 0, time.monotonic()
+                while await self._ask(sock, asked, idle_since):
+                    asked, idle_since = asked + 1, time.monotonic()
                     if self._pauses_s[1]:
                         await asyncio.sleep(random.uniform(*self._pauses_s))
 
@@ -98,14 +101,22 @@ class Asker:
             return None
         return sock
 
-    async def _ask(self, sock: socket.socket) -> bool:
-        """One request; whether the connection can carry another."""
+    async def _ask(self, sock: socket.socket, before: int, idle_since: float) -> bool:
+        """One request; whether the connection can carry another.
+
+        Args:
+            sock: Its connection.
+            before: How many it has carried.
+            idle_since: When it was made, or its last answer came.
+        """
         if _has_ended(sock):
             return False
         n = next(self._numbers)
         body = json.dumps({"n": n, **self._order}).encode()
         head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         tally = self._tally
+        idle_ms = round(1000 * (time.monotonic() - idle_since), 1)
+        where = f"request {n}, after {before} on its connection and {idle_ms} ms of silence"
         try:
             sock.sendall(head.encode() + body)  # it fits into the socket's buffer
             is_accepted = not _has_ended(sock)
@@ -113,14 +124,14 @@ class Asker:
             tally.crossed += 1  # the system knew the end before it took the request
             return False
         except ConnectionResetError as error:
-            tally.lost.append(f"{n}: {error!r}")
+            tally.lost.append(f"{where}: {error!r}")
             return False
         try:
             async with asyncio.timeout(ANSWER_S):
                 answered = await _answer(sock)
         except (OSError, EOFError, TimeoutError) as error:
             if is_accepted:
-                tally.lost.append(f"{n}: {error!r}")
+                tally.lost.append(f"{where}: {error!r}")
             else:
                 tally.crossed += 1
             return False
