@@ -16,6 +16,7 @@ from ..workers.exits import Exit
 from ..workers.mark import HANDLED, WAS_READY, Mark, create_memory
 from ..workers.start import Start
 from .launcher import environment, spawn
+from .loss import LossWatch
 from .restarts import Restarts
 
 _log = logging.getLogger("headrace.worker")
@@ -90,7 +91,7 @@ class Keeper:
             except OSError as error:
                 _log.error("a worker cannot be started", extra={"reason": str(error)})
                 return 1, self._restarts.ended(was_ready=False, items=0)
-            code = self._wait_for(process)
+            code = self._wait_for(process, LossWatch(mark))
             was_ready, items = bool(mark.slots[WAS_READY]), int(bool(mark.slots[HANDLED]))
         if was_ready:
             self._restarts.was_ready(0.0)
@@ -119,8 +120,11 @@ class Keeper:
         environ = environment(os.environ, start, settings.workers, 1, cpus)
         return spawn(self._target, start, environ)
 
-    def _wait_for(self, process: subprocess.Popen[bytes]) -> int:
-        """Wait for a worker's end, and pass signals on meanwhile; returns its exit code."""
+    def _wait_for(self, process: subprocess.Popen[bytes], watch: LossWatch) -> int:
+        """Wait for a worker's end, and pass signals on meanwhile; returns its exit code.
+
+        One that hangs when it has lost its front is ended.
+        """
         pid_fd = os.pidfd_open(process.pid)
         passed_on = 0
         try:
@@ -132,7 +136,11 @@ class Keeper:
                         process.terminate()
                     else:
                         _kill(process.pid)
-                has_ended = self._wait(None, pid_fd)
+                has_ended = self._wait(watch.check_s, pid_fd)
+                if not has_ended and watch.is_overdue():
+                    _log.critical("the model hangs, and the front is gone; the worker is ended")
+                    process.kill()  # should it have left its group
+                    break
         finally:
             os.close(pid_fd)
         _kill(process.pid)  # its children

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,14 +24,15 @@ from ..wire import NONCE_BYTES, Bye, Cards, Connection, Memory, Ready, Setup, St
 from .channel import Channel
 from .exits import Exit
 from .loop import Broken, Job, Loop
-from .mark import WAS_READY, Mark, create_memory
+from .mark import CONNECTION, PATIENCE_MS, WAS_READY, Mark, create_memory
 from .memory import SharedMemory
 from .process import take_over
 from .resources import DEVICE_VARIABLE, devices_of
-from .sockets import CONNECT_TIMEOUT_S, REFUSED, LossWatch, Retries, connect
+from .sockets import CONNECT_TIMEOUT_S, REFUSED, Retries, connect
 from .start import Start
 
 MAX_REASON = 2000
+MOST_PATIENCE_S = 1e9
 LINGER_S = 1.0
 """How long a front may take to read the last answers of a worker that leaves."""
 
@@ -185,8 +187,14 @@ class Worker:
         """Serve batches; False if the connection was lost."""
         if not self._is_remote:
             return loop.serve()
-        with LossWatch(sock, setup.limits.predict_timeout_s):
+        slots = self._mark.slots
+        # Its parent ends this process where a model that hangs keeps it from noticing the loss.
+        slots[PATIENCE_MS] = _milliseconds(setup.limits.predict_timeout_s)
+        slots[CONNECTION] = os.fstat(sock.fileno()).st_ino
+        try:
             return loop.serve()
+        finally:
+            slots[CONNECTION] = 0
 
     def _part(self, channel: Channel) -> Exit:
         """Say bye to the front."""
@@ -248,6 +256,11 @@ def _raise_stopped() -> None:
 
 def _go_on() -> None:
     """It ends already."""
+
+
+def _milliseconds(seconds: float) -> int:
+    """As many as a slot of the mark can hold."""
+    return math.ceil(1000 * min(seconds, MOST_PATIENCE_S))
 
 
 def _exit_now() -> NoReturn:

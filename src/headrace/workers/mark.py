@@ -1,7 +1,7 @@
 """What a worker is at, in memory that it shares with the front: evidence, should it die.
 
-Eight unsigned 64-bit numbers. Each is written by one thread at a time and read only once the
-worker is dead, so there is nothing to lock.
+Ten unsigned 64-bit numbers. Each is written by one thread at a time, and all but the last two are
+read only once the worker is dead, so there is nothing to lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import MutableSequence
 from typing import NamedTuple, cast
 
 ITEM, PREDICTING, HANDLED, PREDICTED, MAIN_THREAD, HANDLER_THREAD, EXITING, WAS_READY = range(8)
-_SLOTS = 8
+CONNECTION, PATIENCE_MS = 8, 9
+"""To a front on another host: the inode of the socket that is served, and how long a worker may
+take to notice its end."""
+_SLOTS = 10
 _SIZE = _SLOTS * 8
 
 MAX_REPORT_BYTES = 1024 * 1024

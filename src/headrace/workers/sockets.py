@@ -1,17 +1,10 @@
-"""A worker's connection to a front on another host: made, tried again, and watched."""
+"""A worker's connection to a front on another host: made, and tried again."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
-import select
 import socket
 import ssl
-import threading
-from typing import Self
-
-from .exits import Exit
 
 IDLE_S, INTERVAL_S, PROBES = 5, 2, 3
 DEAD_AFTER_S = IDLE_S + INTERVAL_S * PROBES
@@ -96,40 +89,3 @@ class Retries:
         level = logging.DEBUG if self._said == message + reason else logging.WARNING
         self._said = message + reason
         _log.log(level, message, extra={"address": self._address, "reason": reason})
-
-
-class LossWatch:
-    """Ends the process where it does not notice for long that its connection has ended.
-
-    The front gives up a worker that hangs, but cannot end its process.
-
-    Args:
-        sock: The connection.
-        patience_s: How long that may take, as a batch that runs may come to its end.
-    """
-
-    def __init__(self, sock: socket.socket, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._over = os.eventfd(0, os.EFD_CLOEXEC)
-        self._poll = select.poll()
-        self._poll.register(self._over, select.POLLIN)
-        self._poll.register(sock, select.POLLRDHUP)
-        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.eventfd_write(self._over, 1)
-        self._thread.join()
-        os.close(self._over)
-
-    def _watch(self) -> None:
-        if self._over in (fd for fd, _ in self._poll.poll()):
-            return
-        poll = select.poll()
-        poll.register(self._over, select.POLLIN)
-        if not poll.poll(math.ceil(self._patience_s * 1000)):
-            _log.critical("the model hangs, and the front is gone; the worker ends")
-            os._exit(Exit.FRONT_LOST)
