@@ -6,7 +6,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,14 +97,34 @@ def test_a_start_that_takes_too_long_ends_with_4(serve: Serve, executor: str) ->
     assert "start_timeout_s" in "".join(server.log_lines)
 
 
+BUSY_S = 0.75
+"""What a busy machine may add."""
+
+
+def own_start_s() -> float:
+    """What Python takes to start the command, on the machine as it is now."""
+    began = time.monotonic()
+    command = [sys.executable, "-m", "headrace", "--version"]
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def ended_within_a_second(start: Callable[[], Served]) -> Served:
+    """A server that ends with 3, within a second of what the command's start takes."""
+    before_s = own_start_s()
+    began = time.monotonic()
+    server = start()
+    assert server.exit_code() == 3
+    took_s = time.monotonic() - began
+    assert took_s < max(before_s, own_start_s()) + 1.0 + BUSY_S
+    return server
+
+
 @pytest.mark.row("I6")
 def test_an_address_in_use_is_told_within_a_second_of_the_start_with_3(serve: Serve) -> None:
     first = serve("Scripted")
     host, port = first.host_and_port
-    before = time.monotonic()
-    quick = serve("Scripted", is_ready=False, port=port)
-    assert quick.exit_code() == 3
-    assert time.monotonic() - before < 5.0, "most of it is Python's own start"
+    quick = ended_within_a_second(lambda: serve("Scripted", is_ready=False, port=port))
     [record] = quick.records()
     assert f"{host}:{port}" in record["message"] and "another server has it" in record["message"]
     assert first.predict(1).json() == 2
@@ -137,8 +160,7 @@ def test_a_stale_socket_is_replaced(serve: Serve, uds: Path) -> None:
 @pytest.mark.row("I6")
 def test_a_live_socket_is_left_alone(serve: Serve, uds: Path) -> None:
     first = serve("Scripted", uds=uds)
-    second = serve("Scripted", uds=uds, is_ready=False)
-    assert second.exit_code() == 3
+    second = ended_within_a_second(lambda: serve("Scripted", uds=uds, is_ready=False))
     assert "another server has it" in second.records()[-1]["message"]
     assert first.predict(1).json() == 2
 

@@ -24,6 +24,7 @@ class Got(NamedTuple):
     status: int
     body: bytes
     took_s: float
+    retry_after: str = ""
 
     @property
     def is_right(self) -> bool:
@@ -68,7 +69,9 @@ class Log:
         got = []
         for n, wire, at in sent:
             answer: Answer = wire.answer()
-            got.append(self.took(Got(n, answer.status, answer.body, time.monotonic() - at)))
+            took_s = time.monotonic() - at
+            retry_after = answer.headers.get("retry-after", "")
+            got.append(self.took(Got(n, answer.status, answer.body, took_s, retry_after)))
             if answer.headers.get("connection") == "close":
                 wire.socket.close()
             else:

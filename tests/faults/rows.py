@@ -130,3 +130,18 @@ NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
     }
 )
 """Rows of what headrace does not do yet, and why."""
+
+OTHERWISE: Mapping[str, str] = MappingProxyType(
+    {
+        "E7": (
+            "what raises SystemExit or KeyboardInterrupt ends no worker: its item alone fails, as"
+            " model_error, and not as replica_lost, which is for processes that end"
+        ),
+        "E9": (
+            "an end by SIGKILL looks as an act from outside does, and so does every end of a worker"
+            " of another host: it is pardoned to each item once, so that who kills workers at"
+            " random convicts nobody; such poison costs three deaths at most"
+        ),
+    }
+)
+"""Rows of which a case is answered otherwise than the first list of faults asked for, and why."""

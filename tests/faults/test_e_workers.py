@@ -5,10 +5,13 @@ A batch holds eight items, of which seven are innocent: they are run again and a
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,8 @@ BATCHES = "headrace_batches_total"
 LOST = (500, "replica_lost")
 EXPECTED = ("a worker ended", "replica not ready")
 NOTICED_S = 0.05
+HEALED_S = 1.0
+ROOT = Path(__file__).parents[2]
 MANY_DEATHS = 12
 """Of workers that answer nothing; long before there has to be a pause."""
 STAGES = ("decode", "preprocess", "predict", "postprocess")
@@ -188,8 +193,19 @@ def test_a_sigint_is_the_fronts_to_pass_on(contract: Contract, stage: str) -> No
         assert client.server.metric(RESTARTS) == restarts
 
 
+BARE_WORKER = "import headrace.workers.main, tests.faults.item_models"
+"""What a worker imports, its model included, before it can be ready."""
+
+
+def start_s() -> float:
+    """What a worker's start takes on the machine as it is now."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", BARE_WORKER], check=True, cwd=ROOT)
+    return time.monotonic() - began
+
+
 def is_noticed_soon(server: Served) -> None:
-    """Every worker dies: the server says that it is not ready."""
+    """Every worker dies: the server says that it is not ready, and is so again after a start."""
     kills = [pid for pid in workers(server) if pid in noted(server, "loads")]
     began = time.monotonic()
     for pid in kills:
@@ -197,6 +213,8 @@ def is_noticed_soon(server: Served) -> None:
     eventually(lambda: server.get("/readyz").status_code == 503, "it to be noticed", 5.0)
     assert time.monotonic() - began < NOTICED_S + LATE_S
     eventually(lambda: server.get("/readyz").status_code == 200, "ready again")
+    healed_s = time.monotonic() - began
+    assert healed_s < start_s() + HEALED_S + LATE_S, "a start, and a second"
 
 
 @pytest.mark.row("E7", "E10")
