@@ -185,17 +185,6 @@ def test_a_poison_item_costs_three_workers_at_most_and_nobody_else_an_answer(
     assert loads <= 5
 
 
-@pytest.mark.row("E5")
-def test_a_worker_that_hangs_is_given_up_and_ends_itself(house: House) -> None:
-    front, worker = serve_one(house, limits__predict_timeout_s=1)
-    (child,) = children_of(worker)
-    hung = front.predict(1, do="hang")
-    assert hung.status_code == 500
-    eventually(lambda: not is_alive(child), "the end of the worker")
-    wait_for_workers(front, 1)
-    assert front.predict(2).json() == 4
-
-
 @pytest.mark.row("E6")
 def test_a_worker_whose_model_does_not_load_ends_with_4_and_its_front_goes_on(
     house: House,
