@@ -152,11 +152,14 @@ def rate(client: Client, for_s: float) -> float:
 
 def check_share(server: Served, client: Client) -> None:
     """The flood of one model leaves another its half of what they share."""
-    alone = rate(client, seconds(1.0))
-    with loaded(client, "flooded", 16, AHEAD):
-        beside = rate(client, seconds(1.0))
-    # Half, and room for the machine's other work.
-    assert beside >= 0.35 * alone, (beside, alone)
+    shares: list[float] = []
+    for _ in range(2):  # other work of the machine may fall into one half of a look
+        alone = rate(client, seconds(1.0))
+        with loaded(client, "flooded", 16, AHEAD):
+            shares.append(rate(client, seconds(1.0)) / alone)
+        if shares[-1] >= 0.35:  # half, and room for that work
+            return
+    raise AssertionError(f"starved: {shares}")
 
 
 @pytest.mark.row("F5")
@@ -171,5 +174,5 @@ def test_a_flooded_model_leaves_another_its_share(executor: str) -> None:
 def test_a_model_that_runs_all_its_batches_in_one_turn_starves_others() -> None:
     env = without("a replica on the loop runs one batch a turn")
     with served("fast", "Brisk", "Flooded", executor="inline", env=env) as server:
-        with Client(server) as client, pytest.raises(AssertionError):
+        with Client(server) as client, pytest.raises(AssertionError, match="starved"):
             check_share(server, client)
