@@ -93,6 +93,13 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "who does not read is asked nothing more": (
         Defence("headrace.http.connection", "        self.hold(CLOGGED)\n", ""),
     ),
+    "a remembered head is matched strictly": (
+        Defence(
+            "headrace.http.memo",
+            '    _ID: b"(" + SAFE_ID.encode() + b")",\n',
+            '    _ID: rb"([^\\n]*)",\n',
+        ),
+    ),
     "a client is only so far ahead": (
         Defence(
             "headrace.http.connection",

@@ -16,7 +16,8 @@ import pytest
 from tests.e2e.conftest import Served
 from tests.faults.conftest import TIGHT, served_http
 from tests.faults.contract import WAYS, message
-from tests.faults.test_a_http import BAD, CHUNKS, HEADS, LARGE_HEADS, LENGTHS, NOISE
+from tests.faults.test_a_http import CHUNKS, HEADS, LARGE_HEADS, LENGTHS, NOISE
+from tests.faults.test_a_requests import BAD
 from tests.faults.test_b_bodies import JSONS, MSGPACKS, NOT_THE_TYPE, WRONG_TYPES
 
 pytestmark = pytest.mark.slow
