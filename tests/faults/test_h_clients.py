@@ -370,14 +370,14 @@ def test_who_reads_its_answer_at_a_drain_gets_all_of_it(
         ask_large(wire)
         taken = len(wire.socket.recv(1000))
         server.terminate()
-        assert read_by_halves(wire, taken) > LARGE_BYTES
+        assert read_by_halves(wire, taken, 0.2) > LARGE_BYTES
     assert server.exit_code() == 0
 
 
-def read_by_halves(wire: Wire, taken: int = 0) -> int:
-    """Read an answer, more than half of what is left of it in each span; how much that was."""
+def read_by_halves(wire: Wire, taken: int = 0, pause_s: float = 0.6 * WRITE_S) -> int:
+    """Read an answer, more than half of what is left of it at a time; how much that was."""
     while taken <= LARGE_BYTES:
-        time.sleep(0.6 * WRITE_S)
+        time.sleep(pause_s)
         goal = taken + max(0.6 * (LARGE_BYTES - taken), 256 << 10)
         while taken < goal and taken <= LARGE_BYTES:
             piece = wire.socket.recv(1 << 16)
@@ -457,4 +457,4 @@ def test_where_something_of_each_connection_is_kept_it_is_noticed(serve: Serve) 
 def test_without_a_write_deadline_who_never_reads_keeps_its_connection(serve: Serve) -> None:
     server = serve(f"{HTTP_MODELS}:Large", limits__write_timeout_s=60.0)
     with Client(server) as client, pytest.raises(AssertionError, match="give it up"):
-        given_up(client, 3.0)
+        given_up(client, 2.0)
