@@ -7,7 +7,7 @@ import math
 import selectors
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -200,14 +200,9 @@ SLOW: dict[str, tuple[bytes, bytes, int | None]] = {
 def test_clients_that_crawl_are_closed_at_their_deadline(contract: Contract) -> None:
     """What they send meanwhile, however often, is no reason to wait for longer."""
     with contract.watch(reaches=0) as client:
-        wires = {client.wire(): name for name in SLOW for _ in range(SLOW_CLIENTS)}
-        for wire, name in wires.items():
-            wire.send(SLOW[name][0])
-            if name == "second-head":
-                assert wire.answer().status == 200
-        took_s = crawl({wire: SLOW[name][1] for wire, name in wires.items()})
-        for wire, name in wires.items():
-            assert 0.9 * HEAD_S < took_s[wire] < HEAD_S + GRAIN_S + LATE_S, name
+        names = [name for name in SLOW for _ in range(SLOW_CLIENTS)]
+        for name, (took_s, wire) in zip(names, crawl(client, names), strict=True):
+            assert 0.9 * HEAD_S < took_s < HEAD_S + GRAIN_S + LATE_S, name
             status = SLOW[name][2]
             assert [each.status for each in wire.rest()] == [status] * bool(status), name
 
@@ -217,22 +212,35 @@ GRAIN_S = 0.2
 MAX_CRAWL_S = 2.5 * HEAD_S
 
 
-def crawl(wires: Mapping[LoggedWire, bytes]) -> dict[LoggedWire, float]:
-    """Send each its piece again and again, until the server says something; when it has done so."""
-    began, took_s = time.monotonic(), dict.fromkeys(wires, math.inf)
+def crawl(client: Client, names: Iterable[str]) -> list[tuple[float, LoggedWire]]:
+    """Clients that begin as `SLOW` says, and send their piece again and again.
+
+    Returns:
+        How long each of them waited until the server said something, and its connection.
+    """
+    wires: dict[LoggedWire, tuple[float, bytes]] = {}
+    took_s: dict[LoggedWire, float] = {}
+    for name in names:
+        began, (begin, drip, _) = time.monotonic(), SLOW[name]
+        wire = client.wire()
+        wire.send(begin)
+        if name == "second-head":
+            assert wire.answer().status == 200
+        wires[wire] = began, drip
+    ends = time.monotonic() + MAX_CRAWL_S
     with selectors.DefaultSelector() as selector:
         for wire in wires:
             selector.register(wire.socket, selectors.EVENT_READ, wire)
-        while selector.get_map() and time.monotonic() - began < MAX_CRAWL_S:
+        while selector.get_map() and time.monotonic() < ends:
             drips = time.monotonic() + HEAD_S / 10
             while (left_s := drips - time.monotonic()) > 0 and selector.get_map():
                 for key, _ in selector.select(left_s):
                     selector.unregister(key.fileobj)
-                    took_s[key.data] = time.monotonic() - began
+                    took_s[key.data] = time.monotonic() - wires[key.data][0]
             for key in list(selector.get_map().values()):
                 with suppress(ConnectionError):  # it has just been closed
-                    key.data.send(wires[key.data])
-    return took_s
+                    key.data.send(wires[key.data][1])
+    return [(took_s.get(wire, math.inf), wire) for wire in wires]
 
 
 @pytest.mark.row("H4")
@@ -413,14 +421,11 @@ def test_many_clients_at_once_each_get_their_own_answer(contract: Contract) -> N
 
 @pytest.mark.counter("H3")
 def test_where_each_byte_gives_more_time_a_client_may_crawl(serve: Serve) -> None:
-    server = serve(ECHO, executor="inline", env=without("a deadline is not put off"), **SOON)
+    models = (ECHO, f"{HTTP_MODELS}:Typed")
+    server = serve(*models, executor="inline", env=without("a deadline is not put off"), **SOON)
+    names = ("slow-head", "slow-lines", "slow-body", "slow-chunks")
     with Client(server) as client:
-        names = ("slow-head", "slow-lines", "slow-body", "slow-chunks")
-        wires = {client.wire(): name for name in names}
-        for wire, name in wires.items():
-            wire.send(SLOW[name][0].replace(b"/models/typed", b""))
-        took_s = crawl({wire: SLOW[name][1] for wire, name in wires.items()})
-        assert min(took_s.values()) > HEAD_S + GRAIN_S + LATE_S
+        assert min(took_s for took_s, _ in crawl(client, names)) > HEAD_S + GRAIN_S + LATE_S
 
 
 @pytest.mark.counter("H4")
