@@ -624,6 +624,7 @@ def test_the_search_finds_a_parser_that_believes_what_it_reads() -> None:
             "-x",
             "-p",
             "no:cacheprovider",
+            "--hypothesis-profile=any",
             str(tests),
             "-k",
             "any_bytes",
