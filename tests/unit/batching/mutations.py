@@ -45,7 +45,7 @@ MUTATIONS = [
         "        self.count = item.count\n        bisect.insort(self.starts, start)",
     ),
     Mutation(
-        "a client's debt is never forgotten",
+        "a client of whom nothing waits is never forgotten",
         "queue",
         "            del self._clients[client]\n",
         "            pass\n",

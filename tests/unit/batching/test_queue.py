@@ -69,8 +69,10 @@ def test_items_without_a_client_are_not_pushed_back() -> None:
 def test_a_client_whose_items_have_all_left_owes_nothing() -> None:
     waiting, items = queue(), [Item(client="a") for _ in range(3)]
     admit(waiting, *items, now=5.0)
-    for item in items:
+    waiting.take(waiting.buckets[None], 1)
+    for item in items[1:]:
         waiting.remove(item)
+    assert not waiting._clients  # nor is its name kept
     admit(waiting, again := Item(client="a"), now=5.0)
     assert again.rank == 5.0
 
