@@ -108,6 +108,8 @@ class Application:
             self._end()
 
     def _end(self) -> None:
+        if self._run is not None:
+            self._run.service.predict.rate_limit.flush()
         self._host.close()
         if not self._host.join(STOP_TIMEOUT_S):
             _log.warning("a replica did not stop")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import logging
@@ -17,6 +18,7 @@ STDERR = 2
 
 MAX_PER_SECOND = 10
 """Records of failed requests that are written in a second for one reason."""
+WINDOW_S = 1.0
 
 # A program that embeds headrace and sets up no logging gets no records on standard error.
 logging.getLogger("headrace").addHandler(logging.NullHandler())
@@ -180,17 +182,67 @@ def _handler() -> logging.Handler:
 
 
 class RateLimit:
-    """Lets through the first records of each second for each reason, and counts the others."""
+    """Lets through the first records of each second for each reason, and counts the others.
 
-    def __init__(self, per_second: int = MAX_PER_SECOND) -> None:
+    The count comes with the next record of the reason; where none follows soon, with a record of
+    its own.
+
+    Args:
+        per_second: How many are let through.
+        logger: Where a record of its own goes, a second later if an event loop runs, and at
+            `flush`; None for nowhere.
+    """
+
+    def __init__(
+        self, per_second: int = MAX_PER_SECOND, logger: logging.Logger | None = None
+    ) -> None:
         self._per_second = per_second
+        self._logger = logger
         self._windows: dict[str, tuple[Instant, int]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def admit(self, now: Instant, reason: str) -> int | None:
         """How many records of this reason were held back before; None to hold this one back."""
         began, seen = self._windows.get(reason, (now, 0))
-        if now - began < 1.0:
+        if now - began < WINDOW_S:
             self._windows[reason] = began, seen + 1
-            return 0 if seen < self._per_second else None
+            if seen < self._per_second:
+                return 0
+            self._tell_later(reason, began)
+            return None
         self._windows[reason] = now, 1
         return max(0, seen - self._per_second)
+
+    def flush(self) -> None:
+        """Tell of all that is held back, because nothing may follow."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for reason in self._windows:
+            self._tell(reason)
+
+    def _tell_later(self, reason: str, began: Instant) -> None:
+        """Look again when the second is over in which something was held back."""
+        if self._logger is None or reason in self._timers:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self._timers[reason] = loop.call_later(WINDOW_S, self._look_again, reason, began)
+
+    def _look_again(self, reason: str, began: Instant) -> None:
+        del self._timers[reason]
+        last_began, seen = self._windows[reason]
+        if last_began == began:
+            self._tell(reason)
+        elif seen > self._per_second:  # a record has told of the other second
+            self._tell_later(reason, last_began)
+
+    def _tell(self, reason: str) -> None:
+        began, seen = self._windows[reason]
+        held_back = seen - self._per_second
+        if held_back > 0 and self._logger is not None:
+            self._windows[reason] = began, self._per_second
+            extra = {"code": reason, "held_back": held_back}
+            self._logger.warning("records were held back", extra=extra)

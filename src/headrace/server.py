@@ -284,6 +284,7 @@ class _Run:
             stuck_timer.start()
             async with self._answering_operators():
                 await self._http.serve(sockets=[self._listener])
+            self._service.predict.rate_limit.flush()
             start_timer.cancel()
             stuck_timer.cancel()
             self._host.close()

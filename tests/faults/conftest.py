@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Serve, Served, starter
-from tests.faults.contract import WAYS, Contract, by
+from tests.faults.contract import LONG_ROUNDS, WAYS, Contract, by
 from tests.faults.report import repeated
 from tests.faults.stages import CELLS, Cell
 from tests.faults.watch import kill, tree
@@ -55,13 +55,13 @@ GONE_S = 3.0
 
 
 def rounds(few: int) -> int:
-    """How often to repeat something: a few times, or FAULT_ROUNDS times in the long version."""
-    return repeated(int(os.environ.get("FAULT_ROUNDS", few)))
+    """How often to repeat something: a few times, or FAULT_ROUNDS times if those are more."""
+    return repeated(max(few, LONG_ROUNDS))
 
 
 def seconds(few: float) -> float:
-    """How long to go on: a few seconds, or FAULT_SECONDS in the long version."""
-    return float(os.environ.get("FAULT_SECONDS", few))
+    """How long to go on: a few seconds, or FAULT_SECONDS if those are more."""
+    return max(few, float(os.environ.get("FAULT_SECONDS", 0)))
 
 
 IS_LONG = not {"FAULT_ROUNDS", "FAULT_SECONDS"}.isdisjoint(os.environ)

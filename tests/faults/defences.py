@@ -635,6 +635,10 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
 
 def without(*names: str) -> Mapping[str, str]:
     """The environment of a server that lacks these defences."""
-    changes = [change for name in names for change in DEFENCES[name]]
+    return lacking(*(change for name in names for change in DEFENCES[name]))
+
+
+def lacking(*changes: Defence) -> Mapping[str, str]:
+    """The same of defences that are not listed."""
     paths = [str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"FAULT_WITHOUT": json.dumps(changes), "PYTHONPATH": os.pathsep.join(paths)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,22 +77,3 @@ class Large(Model):
         for _ in range(depth):
             value = [value]
         return value
-
-
-class Leaky(Model):
-    """Holds on to something each time that it is asked, in the server's own process."""
-
-    def load(self) -> None:
-        self.kept: list[object] = []
-
-    def predict(self, batch: list[str]) -> list[str]:
-        for kind in batch:
-            if kind == "file":
-                self.kept.append(os.open("/dev/null", os.O_RDONLY))
-            elif kind == "thread":
-                threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-            elif kind == "memory":
-                self.kept.append(bytearray(b"x" * 1_000_000))
-            elif kind == "zombie" and not os.fork():
-                os._exit(0)
-        return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -12,20 +13,39 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.faults.report import failing, read, render
+from tests.faults.report import failing, in_part, read, render
 from tests.faults.rows import SECTIONS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NO_TESTS = 5
 """The exit code of pytest where no test was chosen."""
+MEASURING = ("test_g_overload.py", "test_f_fairness.py", "test_overlap.py", "test_recycling.py")
+"""Those that compare how much is served in a second: nothing may run beside them."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
 
 
+class Piece(NamedTuple):
+    """What one run of pytest runs.
+
+    Attributes:
+        path: A test file.
+        tests: Which of its tests, as `-k` takes it; all if it is empty.
+    """
+
+    path: Path
+    tests: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.stem} {self.tests}".strip().replace(" ", "-")
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; the exit code is 1 if a row fails or was not run."""
+    """Run what was asked for; the exit code is 1 if anything fails, or a row was not run."""
     options = _options(arguments)
     profile = {} if options.quick else {**FULL, **_own(os.environ)}
     began = time.monotonic()
@@ -33,12 +53,22 @@ def main(arguments: Sequence[str]) -> int:
         out = options.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         if not options.merge:
-            run_all(_files(options.sections), out, profile, jobs=options.jobs)
+            files = _files(options.sections, is_alone=options.alone)
+            run_all(_pieces(files, is_quick=options.quick), out, profile, jobs=options.jobs)
         ran = read(sorted(out.glob("*.json")))
+        broken = [path.stem for path in sorted(out.glob("*.exit")) if not is_well(path)]
     took_s = time.monotonic() - began
-    wanted = options.sections or [*SECTIONS]
+    wanted = [] if options.alone else options.sections or [*SECTIONS]
     failed = [row for row in failing(ran) if row[0] in wanted]
-    print(f"{len(ran)} tests; rows that fail or were not run: {', '.join(failed) or 'none'}")
+    failed_tests = [each.test for each in ran if each.outcome == "failed"]
+    for row, how_far in in_part(ran).items():
+        if row[0] in wanted:
+            print(f"{row} {how_far}")
+    if wanted:
+        print(f"rows that are not shown to hold: {', '.join(failed) or 'none'}")
+    print(f"runs that ended badly: {', '.join(broken) or 'none'}")
+    print(f"tests that failed: {', '.join(failed_tests) or 'none'}, of {len(ran)}")
+    print(f"{took_s:.0f} s, and {_cpu_s():.0f} s of processor time")
     if options.report is not None:
         told = ", ".join(f"{name}={value}" for name, value in profile.items()) or "quick"
         heading = (
@@ -47,42 +77,76 @@ def main(arguments: Sequence[str]) -> int:
             f" {platform.python_version()}."
         )
         options.report.write_text(render(ran, heading=heading), encoding="utf-8")
-    return int(bool(failed))
+    return int(bool(failed or failed_tests or broken))
 
 
-def run_all(files: Sequence[Path], out: Path, profile: Mapping[str, str], *, jobs: int) -> None:
-    """Run test files, so many at a time, each way of requests of each in a process of its own."""
+def is_well(path: Path) -> bool:
+    """Whether a run of pytest ended well, by what is written of its end."""
+    return int(path.read_text()) in (0, NO_TESTS)
 
-    def run(piece: tuple[Path, str]) -> None:
-        path, tests = piece
-        name = f"{path.stem}-{tests.replace(' ', '-')}"
-        json_path, log_path = out / f"{name}.json", out / f"{name}.log"
-        command = [sys.executable, "-m", "pytest", "-p", "tests.faults.report", "-q", str(path)]
+
+def run_all(pieces: Sequence[Piece], out: Path, profile: Mapping[str, str], *, jobs: int) -> None:
+    """Run so many at a time, and those that measure speed one after another.
+
+    What a run says is shown if it ends badly.
+    """
+
+    def run(piece: Piece) -> None:
+        stem = out / piece.name
+        json_path, log_path, exit_path = (
+            stem.with_suffix(suffix) for suffix in (".json", ".log", ".exit")
+        )
+        for path_of_before in (json_path, exit_path):
+            path_of_before.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-p", "tests.faults.report", "--quiet"]
+        command += [str(piece.path), "-k", piece.tests, "-p", "no:cacheprovider"]
         with log_path.open("wb") as log:
             done = subprocess.run(
-                [*command, "-k", tests, "-p", "no:cacheprovider", "--faults-json", str(json_path)],
+                [*command, "--faults-json", str(json_path)],
                 cwd=ROOT,
                 env={**os.environ, **profile},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 check=False,
             )
-        last = log_path.read_text(errors="replace").splitlines()[-1:] or ["no output"]
+        exit_path.write_text(str(done.returncode))
+        said = log_path.read_text(errors="replace")
+        if not is_well(exit_path):
+            print(said, flush=True)
+        last = said.splitlines()[-1:] or ["no output"]
         if done.returncode != NO_TESTS:
-            print(f"{path.name}, {tests}: exit {done.returncode}, {last[0]}", flush=True)
+            print(f"{piece.name}: exit {done.returncode}, {last[0]}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, [(path, tests) for path in files for tests in ("asgi", "not asgi")]))
+        list(pool.map(run, [piece for piece in pieces if piece.path.name not in MEASURING]))
+    for piece in pieces:
+        if piece.path.name in MEASURING:
+            run(piece)
 
 
-def _files(sections: Sequence[str]) -> list[Path]:
+def _files(sections: Sequence[str], *, is_alone: bool) -> list[Path]:
     """The test files of these sections, or of all, and those elsewhere with marks of them."""
     names = "".join(sections).lower() or "*"
-    pattern = f"test_[{names}]_*.py" if sections else "test_*.py"
+    own = sorted(HERE.glob(f"test_[{names}]_*.py" if sections else "test_*.py"))
+    if is_alone:
+        return own
     marks = tuple(f'mark.row("{letter}' for letter in sections or SECTIONS)
     elsewhere = (path for path in HERE.parent.rglob("test_*.py") if path.parent != HERE)
     more = (path for path in elsewhere if any(m in path.read_text("utf-8") for m in marks))
-    return [*sorted(HERE.glob(pattern)), *sorted(more)]
+    return [*own, *sorted(more)]
+
+
+def _pieces(files: Sequence[Path], *, is_quick: bool) -> list[Piece]:
+    """Files as they are, the larger ones first; where they are long, each way by itself."""
+    if is_quick:
+        return [Piece(path) for path in sorted(files, key=lambda path: -path.stat().st_size)]
+    return [Piece(path, tests) for path in files for tests in ("asgi", "not asgi")]
+
+
+def _cpu_s() -> float:
+    """What the runs have used; servers that were killed are not all in it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _own(environ: Mapping[str, str]) -> dict[str, str]:
@@ -93,6 +157,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/faults", description=_ABOUT)
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="SECTION")
     parser.add_argument("--quick", action="store_true", help="as short as in scripts/test")
+    parser.add_argument(
+        "--alone", action="store_true", help="no tests of other folders, and no verdicts of rows"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="files at a time; times suffer")
     parser.add_argument("--out", type=Path, help="keep what each file's run wrote in this folder")
     parser.add_argument("--merge", action="store_true", help="only report what is in --out")

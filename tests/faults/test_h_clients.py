@@ -169,7 +169,7 @@ def test_connections_that_come_and_go_leave_nothing(
         assert time.monotonic() - began < MANY / RATE + LATE_S
         eventually(lambda: is_within(held(server), before), "all to be freed", 1.0 + LATE_S)
 
-    contract.hold(act, rounds=1, reaches=0)
+    contract.hold(act, rounds=1, each=MANY, reaches=0)
 
 
 RATE = 1000

@@ -32,7 +32,7 @@ CLOCK = Path(__file__).with_name("clock.c")
 HOUR_S = 3600
 START_S = 8.0
 """How soon the process of a worker that is replaced has begun to load its model."""
-STOP_S = 10.0 if IS_LONG else 4.0
+STOP_S = 10.0 if IS_LONG else 2.5
 PREDICT_TIMEOUT_S = 0.9 * STOP_S
 
 
@@ -226,24 +226,24 @@ def test_workers_that_get_too_little_time_are_noticed(serve: Serve) -> None:
 # Folders
 
 
-def serves_and_restarts(server: Served) -> None:
+def serves_and_restarts(server: Served, start_s: float) -> None:
     """Serve small and large bodies, and replace a worker."""
     log = Log(server)
     large = {"do": " " * 300_000}
     with Load(log, 4) as load:
         assert all(got.is_right for got in log.ask([large, {}]))
         kill(noted(server, "loads")[-1])
-        eventually(lambda: len(noted(server, "loads")) == 2, "another worker", START_S)
+        eventually(lambda: len(noted(server, "loads")) == 2, "another worker", start_s)
         eventually(lambda: server.get("/readyz").status_code == 200, "ready again")
         assert all(got.is_right for got in log.ask([large, {}]))
     load.check()
     log.check()
 
 
-def outlives_its_folder(serve: Serve, **more: Any) -> None:
+def outlives_its_folder(serve: Serve, start_s: float = START_S, **more: Any) -> None:
     server = serve("Faulty", **more)
     shutil.rmtree(server.folder / "tmp")
-    serves_and_restarts(server)
+    serves_and_restarts(server, start_s)
     server.terminate()
     assert server.exit_code() == 0
 
@@ -256,7 +256,8 @@ def test_serving_goes_on_when_the_temporary_folder_is_gone(serve: Serve) -> None
 @pytest.mark.counter("L4")
 def test_a_server_that_needs_the_temporary_folder_is_noticed(serve: Serve) -> None:
     with pytest.raises(AssertionError):
-        outlives_its_folder(serve, env=without("what workers share has no name on any disk"))
+        env = without("what workers share has no name on any disk")
+        outlives_its_folder(serve, 2.0, env=env, limits__request_timeout_s=2.0)
 
 
 @pytest.fixture
@@ -279,7 +280,7 @@ def full_folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.row("L4")
 def test_serving_goes_on_when_the_temporary_folder_is_full(serve: Serve, full_folder: Path) -> None:
     server = serve("Faulty", env={"TMPDIR": str(full_folder)})
-    serves_and_restarts(server)
+    serves_and_restarts(server, START_S)
     server.terminate()
     assert server.exit_code() == 0
 

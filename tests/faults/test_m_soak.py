@@ -1,13 +1,14 @@
 """Ten thousand workers die, one after another, and nothing of them is left.
 
-FAULT_DEATHS says how many, FAULT_SERVERS on how many servers side by side; scripts/faults runs the
-long form. Workers are killed with SIGKILL, or told by an item to end themselves, under light
-traffic: whoever had an item of theirs gets its answer all the same.
+FAULT_DEATHS says how many, FAULT_SERVERS on how many servers side by side. Workers are killed with
+SIGKILL, or told by an item to end themselves, under light traffic: whoever had an item of theirs
+gets its answer all the same.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import tempfile
@@ -22,8 +23,9 @@ import pytest
 
 from tests.e2e.conftest import Served, eventually, starter
 from tests.faults.client import Got, Load, Log
-from tests.faults.conftest import LONG_TIMEOUT_S, MODELS, end_what_is_left
+from tests.faults.conftest import IS_LONG, LONG_TIMEOUT_S, MODELS, end_what_is_left
 from tests.faults.defences import without
+from tests.faults.report import repeated
 from tests.faults.watch import (
     SLACK_BYTES,
     Held,
@@ -50,8 +52,8 @@ POISON_EACH = 4
 
 
 def deaths(few: int) -> int:
-    """How many workers are to die: a few, or FAULT_DEATHS in the long version."""
-    return int(os.environ.get("FAULT_DEATHS", few))
+    """How many workers are to die: a few, 10,000 in the long version, or FAULT_DEATHS."""
+    return int(os.environ.get("FAULT_DEATHS", 10_000 if IS_LONG else few))
 
 
 def servers() -> int:
@@ -202,10 +204,11 @@ def check_counters(server: Served, reaper: Reaper) -> None:
 
 
 @pytest.mark.row("M2")
-@pytest.mark.timeout(LONG_TIMEOUT_S)  # as long as it is told
+@pytest.mark.timeout(4 * LONG_TIMEOUT_S)  # as long as it is told
 def test_thousands_of_deaths_leave_nothing_behind() -> None:
     count, side_by_side = deaths(24), servers()
-    each = max(8, count // side_by_side)
+    each = max(8, math.ceil(count / side_by_side))
+    repeated(each * side_by_side)
     with ThreadPoolExecutor(side_by_side) as pool:
         rates = [*pool.map(soak, [each] * side_by_side, range(side_by_side))]
     _log.info(

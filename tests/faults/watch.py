@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from tests.e2e.conftest import Served
 from tests.e2e.models import FOLDER
 
 SLACK_BYTES = 2 << 20
-"""What the server's memory may grow by over many rounds."""
+"""What the memory of the server, or of a worker, may grow by over many rounds."""
 
 
 def tree(server: Served) -> set[int]:
@@ -38,12 +39,17 @@ def zombies(server: Served) -> int:
 
 def children(server: Served) -> dict[int, str]:
     """The states of the server's own children."""
+    return children_of({server.process.pid})
+
+
+def children_of(parents: Collection[int]) -> dict[int, str]:
+    """The states of the children of some processes."""
     states = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if int(parent) == server.process.pid:
+                if int(parent) in parents:
                     states[int(entry.name)] = state
     return states
 
@@ -75,19 +81,38 @@ class Held(NamedTuple):
 
 
 def held(server: Served) -> Held:
-    proc = Path(f"/proc/{server.process.pid}")
+    """What its own process holds."""
+    return _held_by({server.process.pid}, server)
+
+
+def held_by_all(server: Served) -> Held:
+    """What it and its workers hold together."""
+    return _held_by({server.process.pid, *workers(server)}, server)
+
+
+def _held_by(pids: Collection[int], server: Served) -> Held:
     temporary = list((server.folder / "tmp").glob("**/*"))
     shared = [path for path in Path("/dev/shm").iterdir() if "headrace" in path.name]
+    fds = threads = 0
+    for pid in pids:
+        with suppress(OSError):  # a worker may end
+            fds += len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
     return Held(
-        fds=len(list((proc / "fd").iterdir())),
-        threads=len(list((proc / "task").iterdir())),
-        zombies=zombies(server),
+        fds=fds,
+        threads=threads,
+        zombies=sum(state == "Z" for state in children_of(pids).values()),
         files=len(temporary) + len(shared),
     )
 
 
 def rss_bytes(server: Served) -> int:
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+    """The memory of its own process."""
+    return rss_of(server.process.pid)
+
+
+def rss_of(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -95,6 +120,45 @@ def peak_bytes(server: Served) -> int:
     """The most memory that the server's process has had resident, since that was last forgotten."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) << 10
+
+
+def memory_of_all(server: Served) -> dict[int, int]:
+    """The memory of it and of each of its workers."""
+    memory = {}
+    for pid in (server.process.pid, *workers(server)):
+        with suppress(OSError):
+            memory[pid] = rss_of(pid)
+    return memory
+
+
+@contextmanager
+def takes_at_most(server: Served, size: int, *, worker: int | None = None) -> Iterator[None]:
+    """What is done meanwhile takes no more memory, even for a moment, in any process of it.
+
+    Args:
+        server: It and its workers.
+        size: In bytes, of the server's own process.
+        worker: Of each worker's; as much if it is not given.
+    """
+    pids = {server.process.pid, *workers(server)}
+    for pid in pids:
+        with suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # its peak is what it has now
+    before = {pid: peak for pid in pids if (peak := _peak_bytes(pid)) is not None}
+    yield
+    for pid in before:
+        peak = _peak_bytes(pid)
+        most = size if pid == server.process.pid or worker is None else worker
+        assert peak is None or peak - before[pid] <= most, f"it took {peak - before[pid]} bytes"
+
+
+def _peak_bytes(pid: int) -> int | None:
+    """The most memory that a process has had; None if it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def size_bytes(server: Served) -> int:

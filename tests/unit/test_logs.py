@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVarTuple
 
 import pytest
 
@@ -92,6 +94,91 @@ def test_a_second_lets_ten_records_of_a_reason_through_and_counts_the_others() -
     assert limit.admit(6.0, "a") == 15
     assert limit.admit(6.1, "a") == 0
     assert limit.admit(9.0, "a") == 0
+
+
+_Ts = TypeVarTuple("_Ts")
+
+
+class Hasty(asyncio.SelectorEventLoop):
+    """A loop whose timers take a thousandth of their time."""
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return super().call_later(delay / 1000, callback, *args, context=context)
+
+
+class Told(logging.Handler):
+    """The records of a logger, and who waits for the next."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self.counts: list[tuple[str, int]] = []
+        self.heard = asyncio.Event()
+        logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts.append((vars(record)["code"], vars(record)["held_back"]))
+        self.heard.set()
+
+
+@pytest.fixture
+def quiet() -> logging.Logger:
+    """A logger of its own."""
+    return logging.Logger("quiet")
+
+
+def test_what_no_record_follows_is_told_by_one_of_its_own(quiet: logging.Logger) -> None:
+    async def flood() -> None:
+        told = Told(quiet)
+        limit = RateLimit(per_second=2, logger=quiet)
+        assert [limit.admit(5.0, "a") for _ in range(5)] == [0, 0, None, None, None]
+        assert [limit.admit(5.0, "b") for _ in range(2)] == [0, 0]
+        await told.heard.wait()
+        assert told.counts == [("a", 3)]
+        assert limit.admit(6.0, "a") == 0, "told once"
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        runner.run(flood())
+
+
+def test_what_a_record_follows_is_told_by_it_and_what_it_holds_back_later(
+    quiet: logging.Logger,
+) -> None:
+    async def flood() -> None:
+        told = Told(quiet)
+        limit = RateLimit(per_second=1, logger=quiet)
+        assert [limit.admit(5.0, "a") for _ in range(3)] == [0, None, None]
+        assert [limit.admit(6.5, "a") for _ in range(2)] == [2, None]
+        await told.heard.wait()
+        assert told.counts == [("a", 1)]
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        runner.run(flood())
+
+
+def test_a_flush_tells_of_all_that_is_held_back_once(quiet: logging.Logger) -> None:
+    told = Told(quiet)
+    limit = RateLimit(per_second=1, logger=quiet)
+    for reason in "aab":
+        limit.admit(5.0, reason)
+    limit.flush()
+    limit.flush()
+    assert told.counts == [("a", 1)]
+
+
+def test_without_a_place_to_tell_nothing_is_told() -> None:
+    async def flood() -> None:
+        limit = RateLimit(per_second=1)
+        assert [limit.admit(5.0, "a") for _ in range(2)] == [0, None]
+        limit.flush()
+        assert limit.admit(6.0, "a") == 1
+
+    asyncio.run(flood())
 
 
 @pytest.fixture

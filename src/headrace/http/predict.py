@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import secrets
@@ -138,7 +139,7 @@ class Predict:
         self.counts = counts
         self.budget = Budget(limits.max_inflight_bytes, counts)
         self.clock = clock
-        self.rate_limit = RateLimit()
+        self.rate_limit = RateLimit(logger=logging.getLogger("headrace.requests"))
         self._dialect = dialect
         self.anywhere = Place(ANY_ROUTE, None)
         self._places: dict[str, Place] = {}
