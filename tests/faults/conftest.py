@@ -106,7 +106,7 @@ def contract(way: str) -> Iterator[Contract]:
 @pytest.fixture(scope="session")
 def undefended(way: str) -> Iterator[Served]:
     """A server without limits, where a row fails if it tests its limit."""
-    with served_http(way, **LOOSE) as server:
+    with served_http(way, executor="thread", **LOOSE) as server:
         yield server
 
 

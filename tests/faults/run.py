@@ -24,6 +24,8 @@ NO_TESTS = 5
 """The exit code of pytest where no test was chosen."""
 MEASURING = ("test_g_overload.py", "test_f_fairness.py", "test_overlap.py", "test_recycling.py")
 """Those that compare how much is served in a second: nothing may run beside them."""
+SHARING = ("test_a_http.py", "test_b_bodies.py", "test_c_limits.py", "test_h_clients.py")
+"""Those whose tests have one server in common, which takes a while to start."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
 
@@ -32,16 +34,20 @@ class Piece(NamedTuple):
     """What one run of pytest runs.
 
     Attributes:
-        path: A test file.
-        tests: Which of its tests, as `-k` takes it; all if it is empty.
+        paths: Test files.
+        tests: Which of their tests, as `-k` takes it; all if it is empty.
     """
 
-    path: Path
+    paths: Sequence[Path]
     tests: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.path.stem} {self.tests}".strip().replace(" ", "-")
+        return f"{self.paths[0].stem} {self.tests}".strip().replace(" ", "-")
+
+    @property
+    def is_measuring(self) -> bool:
+        return any(path.name in MEASURING for path in self.paths)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,7 +105,7 @@ def run_all(pieces: Sequence[Piece], out: Path, profile: Mapping[str, str], *, j
         for path_of_before in (json_path, exit_path):
             path_of_before.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-p", "tests.faults.report", "--quiet"]
-        command += [str(piece.path), "-k", piece.tests, "-p", "no:cacheprovider"]
+        command += [*map(str, piece.paths), "-k", piece.tests, "-p", "no:cacheprovider"]
         with log_path.open("wb") as log:
             done = subprocess.run(
                 [*command, "--faults-json", str(json_path)],
@@ -118,9 +124,9 @@ def run_all(pieces: Sequence[Piece], out: Path, profile: Mapping[str, str], *, j
             print(f"{piece.name}: exit {done.returncode}, {last[0]}", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, [piece for piece in pieces if piece.path.name not in MEASURING]))
+        list(pool.map(run, [piece for piece in pieces if not piece.is_measuring]))
     for piece in pieces:
-        if piece.path.name in MEASURING:
+        if piece.is_measuring:
             run(piece)
 
 
@@ -137,10 +143,13 @@ def _files(sections: Sequence[str], *, is_alone: bool) -> list[Path]:
 
 
 def _pieces(files: Sequence[Path], *, is_quick: bool) -> list[Piece]:
-    """Files as they are, the larger ones first; where they are long, each way by itself."""
-    if is_quick:
-        return [Piece(path) for path in sorted(files, key=lambda path: -path.stat().st_size)]
-    return [Piece(path, tests) for path in files for tests in ("asgi", "not asgi")]
+    """The larger ones first; where they are long, each way by itself."""
+    if not is_quick:
+        return [Piece([path], tests) for path in files for tests in ("asgi", "not asgi")]
+    together = [path for path in files if path.name in SHARING]
+    others = [path for path in files if path.name not in SHARING]
+    pieces = [[path] for path in sorted(others, key=lambda path: -path.stat().st_size)]
+    return [Piece(paths) for paths in (together, *pieces) if paths]
 
 
 def _cpu_s() -> float:

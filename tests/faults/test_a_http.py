@@ -350,6 +350,7 @@ def test_a_head_without_end_is_cut_off(contract: Contract) -> None:
                 wire.send(b"y" * 65536)
                 sent += 65536
         assert sent < 8 * MIB, "it is not read to its end"
+        client.abandon(0, 1)  # it was refused, and nobody read why
 
     contract.hold(act, rounds=3)
 

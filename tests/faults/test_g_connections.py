@@ -75,7 +75,7 @@ def fill(client: Client, contract: Contract) -> None:
     """Ask on more connections than there may be, then on fewer."""
     server = client.server
     metric = "headrace_http_refused_total"
-    open_now = 3  # the canaries', and the one that scrapes
+    open_now = 4  # the canaries', the probe's, and the one that scrapes
     with held(server, MOST - open_now):
         before = server.metric(metric, status="503")
         for _ in range(4):

@@ -27,7 +27,7 @@ def test_every_request_is_answered_rightly_while_workers_are_killed_at_random(
 ) -> None:
     server = serve("Faulty", replicas=2)
     log = Log(server)
-    random_, lasts_s = random.Random(20), seconds(6.0)
+    random_, lasts_s = random.Random(20), seconds(2.5)
     held_before, rss_before = held(server), 0
     with Load(log, connections, {"s": s}) as load:
         load.rate(0.5)

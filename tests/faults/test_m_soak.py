@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 RESTARTS = "headrace_replica_restarts_total"
 REPLICAS = 4
-WARM = 8
+WARM = 4
 BYTES_A_DEATH = 128
 """What the server's memory may grow by for each death, beyond the slack."""
 ORDER = {"s": 0.02}
@@ -155,7 +155,9 @@ def soaked(env: Mapping[str, str] | None = None) -> Iterator[Served]:
             server.stop()
 
 
-def soak(count: int, seed: int, env: Mapping[str, str] | None = None) -> float:
+def soak(
+    count: int, seed: int, env: Mapping[str, str] | None = None, settle_s: float = 10.0
+) -> float:
     """So many deaths on one server; how many there were in a second."""
     with soaked(env) as server:
         log, reaper = Log(server), Reaper(server, seed)
@@ -166,7 +168,7 @@ def soak(count: int, seed: int, env: Mapping[str, str] | None = None) -> float:
         with Load(log, REPLICAS, ORDER) as more:
             reaper.end(count)
         took_s = time.monotonic() - began
-        after = eventually_as(server, before)
+        after = eventually_as(server, before, settle_s)
         check_answers([*load.got, *more.got], [*load.lost, *more.lost], WARM + count)
         log.statuses[500] += reaper.poisoned
         log.check()
@@ -180,10 +182,10 @@ def soak(count: int, seed: int, env: Mapping[str, str] | None = None) -> float:
     return count / took_s
 
 
-def eventually_as(server: Served, before: State) -> State:
+def eventually_as(server: Served, before: State, settle_s: float) -> State:
     """What it holds in the end: no zombie, descriptor, thread or file more than before."""
     with suppress(AssertionError):
-        eventually(lambda: at_rest(server).held == before.held, "as before", 10.0)
+        eventually(lambda: at_rest(server).held == before.held, "as before", settle_s)
     after = at_rest(server)
     assert after.held == before.held
     return after
@@ -206,7 +208,7 @@ def check_counters(server: Served, reaper: Reaper) -> None:
 @pytest.mark.row("M2")
 @pytest.mark.timeout(4 * LONG_TIMEOUT_S)  # as long as it is told
 def test_thousands_of_deaths_leave_nothing_behind() -> None:
-    count, side_by_side = deaths(24), servers()
+    count, side_by_side = deaths(12), servers()
     each = max(8, math.ceil(count / side_by_side))
     repeated(each * side_by_side)
     with ThreadPoolExecutor(side_by_side) as pool:
@@ -219,4 +221,4 @@ def test_thousands_of_deaths_leave_nothing_behind() -> None:
 @pytest.mark.counter("M2")
 def test_descriptors_of_the_dead_are_noticed() -> None:
     with pytest.raises(AssertionError):
-        soak(8, 0, without("what was shared with a dead worker is given back"))
+        soak(8, 0, without("what was shared with a dead worker is given back"), settle_s=1.0)

@@ -49,10 +49,10 @@ def counting(server: Served) -> Iterator[list[int]]:
 
 def roll(serve: Serve) -> None:
     """Replace workers under load."""
-    server = serve("Steady", replicas=2, workers__recycle_after_items=500)
+    server = serve("Steady", replicas=2, workers__recycle_after_items=200)
     log, before = Log(server), held(server)
     with counting(server) as counts, Load(log, 32) as load:
-        load.rate(seconds(6.0))
+        load.rate(seconds(3.0))
     load.check()
     log.check()
     recycled = server.metric(RESTARTS, reason="recycled")
@@ -73,13 +73,13 @@ def test_rolling_replacement_fails_no_request_and_takes_one_worker_more_at_most(
 
 def test_rolling_replacement_costs_little_throughput(serve: Serve) -> None:
     more: dict[str, Any] = {"replicas": 2, "batching__max_batch_size": 1}
-    servers = [serve("Steady", workers__recycle_after_items=items, **more) for items in (0, 500)]
+    servers = [serve("Steady", workers__recycle_after_items=items, **more) for items in (0, 300)]
     rates: list[list[float]] = [[], []]
-    for _ in range(4):
+    for _ in range(3):
         for server, its_rates in zip(servers, rates, strict=True):
             with Load(Log(server), 8) as load:
-                load.rate(0.5)
-                its_rates.append(load.rate(seconds(4.0) / 4))
+                load.rate(0.2)
+                its_rates.append(load.rate(seconds(3.0) / 4))
             load.check()
     without, recycled = map(statistics.median, rates)
     _log.info("%.0f a second, with recycling %.0f: %.2f", without, recycled, recycled / without)

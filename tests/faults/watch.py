@@ -45,12 +45,13 @@ def children(server: Served) -> dict[int, str]:
 def children_of(parents: Collection[int]) -> dict[int, str]:
     """The states of the children of some processes."""
     states = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for parent in parents:
+        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
             with suppress(OSError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if int(parent) in parents:
-                    states[int(entry.name)] = state
+                for pid in map(int, tasks.read_text().split()):
+                    states[pid] = (
+                        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+                    )
     return states
 
 

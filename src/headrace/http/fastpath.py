@@ -31,6 +31,8 @@ from .turns import Head
 
 OWN_WRITE_BYTES = 64 * 1024
 """A body larger than this is not copied behind its head."""
+SMALL_PIECE_BYTES = 1024
+"""Pieces of a body up to this are put together as they come: an object of each would be larger."""
 
 
 class FastConnection(Connection):
@@ -250,7 +252,7 @@ class FastExchange(Exchange):
     is_awaited: bool = False
     may_probe: bool = True
     connection: FastConnection = None  # type: ignore[assignment]  # it always is given
-    pieces: list[bytes] | None = None
+    pieces: list[bytes | bytearray] | None = None
     size: int = 0
     ready: tuple[bytes, bytes] | None = None
     own_id: bytes | None = None
@@ -301,10 +303,15 @@ class FastExchange(Exchange):
         except HeadraceError as error:
             self.cut_off(error)
             return
-        if self.pieces is None:
+        pieces = self.pieces
+        if pieces is None:
             self.pieces = [chunk]
+        elif len(chunk) > SMALL_PIECE_BYTES:
+            pieces.append(chunk)
+        elif isinstance(pieces[-1], bytearray):
+            pieces[-1] += chunk
         else:
-            self.pieces.append(chunk)
+            pieces.append(bytearray(chunk))
 
     def await_body(self) -> None:
         """The body is not whole yet: the rest is waited for until the deadline at most."""
@@ -330,7 +337,7 @@ class FastExchange(Exchange):
         if pieces is None:
             self.run(b"")
         else:
-            self.run(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self.run(bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces))
 
     def run_counted(self, body: bytes) -> None:
         """As `run`, of a body that has come whole and counts from now on."""

@@ -310,6 +310,18 @@ def test_short_chunks_are_no_reason_to_refuse() -> None:
         assert len(peer.answers[0].body) == 40_002
 
 
+def test_short_pieces_are_put_together_as_they_come() -> None:
+    with Peers() as peers:
+        peer = chunked(peers, b"1\r\n[\r\n", *[b"1\r\n1\r\n"] * 100)
+        turn: Any = peer.connection.oldest
+        assert [len(piece) for piece in turn.pieces] == [1, 100]
+        long = b" " * 2000
+        peer.send(b"7d0\r\n" + long + b"\r\n1\r\n]\r\n0\r\n\r\n")
+        peers.run()
+        assert peer.statuses == [200]
+        assert peer.answers[0].body == b"[" + b"1" * 100 + long + b"]"
+
+
 @pytest.mark.parametrize("size", [1, 100, 100_000])
 def test_a_body_of_known_length_has_nothing_around_it(size: int) -> None:
     with Peers() as peers:
