@@ -24,15 +24,17 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from headrace.config import known_settings
 from tests.e2e.conftest import WAIT_S, Answer, Served, Wire, eventually
+from tests.faults.canaries import LATE_S as LATE_S
+from tests.faults.canaries import Canary, Probe, check_soon, p99
 from tests.faults.errors import check_error
 from tests.faults.report import repeated
-from tests.faults.watch import SLACK_BYTES, Held, held_by_all, memory_of_all, workers
+from tests.faults.watch import SLACK_BYTES, Held, held, held_by_workers, memory_of_all, workers
 
 WAYS = ("asgi", "fast") if "fast_path" in known_settings() else ("asgi",)
 """The ways of a predict request from the socket to the engine; one suite runs over all."""
@@ -41,10 +43,8 @@ ROUNDS = 5
 """How often `hold` repeats a row, before and after it looks what the server holds."""
 LONG_ROUNDS = int(os.environ.get("FAULT_ROUNDS", 0))
 """How often it does so at least."""
-LATE_S = float(os.environ.get("FAULT_LATE_S", 0.75))
-"""For a busy machine, beyond what is promised; `check_soon` allows it to the worst only."""
-ENOUGH = 20
-"""So many times have a median that means something."""
+MADE_ONCE = 2
+"""Descriptors and threads of a worker that has not served yet when it is looked at first."""
 SETTLE_S = 20.0
 """How long the server may take to let go of what a row has left behind, on a busy machine."""
 MAX_PER_SECOND = 10
@@ -259,123 +259,6 @@ _COUNTS = (
 _SAMPLE = re.compile(rf"^({'|'.join(_GAUGES + _COUNTS)})(?:\{{(.*)\}})? (\S+)$", re.MULTILINE)
 
 
-class Canary:
-    """A client that behaves, on one connection for all rows: what it is answered is known.
-
-    Args:
-        server: Whom it asks.
-        path: A predict route of the model `canary`, which doubles.
-        form: How a number is asked, and how its double is answered.
-    """
-
-    def __init__(self, server: Served, path: str, form: Callable[[int], Any]) -> None:
-        self.answered = 0
-        self.times: list[float] = []
-        self._path = path
-        self._form = form
-        self._wire = Wire(server)
-        self._error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self.answered, self.times, self._error = 0, [], None
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask no more; raises what went wrong."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(60.0)
-            assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        self._wire.socket.close()
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.wait(0.01) or len(self.times) < 3:
-                self._ask()
-        except BaseException as error:
-            self._error = error
-
-    def _ask(self) -> None:
-        n = 1 + self.answered
-        began = time.monotonic()
-        self._wire.post(self._path, json.dumps(self._form(n)), "x-request-id: canary\r\n")
-        answer = self._wire.answer()
-        self.times.append(time.monotonic() - began)
-        assert (answer.status, answer.headers["x-request-id"]) == (200, "canary"), answer.body
-        expected = self._form(2 * n)
-        if isinstance(expected, dict):
-            expected = {"predictions": expected["instances"]}
-        assert answer.json() == expected
-        self.answered += 1
-
-
-class Probe:
-    """A client that asks on one connection, all along, whether the server lives and is ready.
-
-    Args:
-        server: Whom it asks.
-    """
-
-    def __init__(self, server: Served) -> None:
-        self.times: list[float] = []
-        self._wire = Wire(server)
-        self._error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self.times, self._error = [], None
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask no more; raises what went wrong."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(60.0)
-            assert not self._thread.is_alive()
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        self._wire.socket.close()
-
-    def _run(self) -> None:
-        try:
-            while True:
-                began = time.monotonic()
-                assert self._ask("/livez").status == 200
-                self.times.append(time.monotonic() - began)
-                answer = self._ask("/readyz")
-                assert answer.status in (200, 503)
-                assert answer.json()["ready"] == (answer.status == 200), answer.body
-                if self._stop.wait(0.02):
-                    return
-        except BaseException as error:
-            self._error = error
-
-    def _ask(self, path: str) -> Answer:
-        self._wire.send(message(path, "", method="GET"))
-        return self._wire.answer()
-
-
-def check_soon(times: Sequence[float], within_s: float, what: str) -> None:
-    """What was repeated was in time, mostly; on a busy machine a few may be late."""
-    assert max(times, default=0.0) <= within_s + LATE_S, f"{what}: {max(times)} s"
-    if len(times) >= ENOUGH:
-        median = sorted(times)[len(times) // 2]
-        assert median <= within_s, f"{what}: {median} s, half of the time"
-
-
 class Contract:
     """One server, and what it owes.
 
@@ -402,7 +285,6 @@ class Contract:
         self._is_noisy = is_noisy
         self.way = way
         self._pid = server.process.pid
-        self._ready = server.metric("headrace_replicas_ready")
         self._canaries: list[Canary] = []
         self.restart_canaries()
         self._probe = Probe(server)
@@ -476,12 +358,14 @@ class Contract:
         in_all = None if reaches is None else 2 * rounds * reaches
         with self.watch(reaches=in_all) as client:
             _repeat(act, client, rounds)
-            before, memory = self._at_rest(), memory_of_all(self.server)
+            before, its_workers = self._at_rest(), held_by_workers(self.server)
+            memory = memory_of_all(self.server)
             _repeat(act, client, rounds)
             try:
                 eventually(lambda: is_within(self._held(), before), "it to be", self._settle_s)
             except AssertionError:
                 raise AssertionError(f"all to be freed: {self._held()}, not {before}") from None
+            eventually(lambda: self._have_freed(its_workers), "all to be freed", self._settle_s)
             for pid, now in memory_of_all(self.server).items():
                 grown = now - memory.get(pid, now)
                 assert grown <= slack_bytes, f"memory grows by {grown} in {pid}"
@@ -503,14 +387,23 @@ class Contract:
 
     def _at_rest(self) -> Held:
         """What is held when every worker is there."""
-        server = self.server
-        ready = "headrace_replicas_ready"
-        eventually(lambda: server.metric(ready) == self._ready, "all to be ready", self._settle_s)
+
+        def are_ready() -> bool:
+            models = self.server.get("/readyz").json()["models"].values()
+            replicas = [replica for model in models for replica in model["replicas"]]
+            return all(replica["state"] == "ready" for replica in replicas)
+
+        eventually(are_ready, "all to be ready", self._settle_s)
         return self._held()
 
     def _held(self) -> Held:
         self.server.get("/livez")  # so that the connection of the probes is open each time
-        return held_by_all(self.server)
+        return held(self.server)
+
+    def _have_freed(self, before: Mapping[int, int]) -> bool:
+        """Whether workers that live on hold no more, but for what their first request makes."""
+        now = held_by_workers(self.server)
+        return all(now.get(pid, 0) <= count + MADE_ONCE for pid, count in before.items())
 
     def _quiet_s(self) -> float:
         for canary in self._canaries:
@@ -518,7 +411,7 @@ class Contract:
         time.sleep(0.5)
         for canary in self._canaries:
             canary.stop()
-        return max(_p99(canary.times) for canary in self._canaries)
+        return max(p99(canary.times) for canary in self._canaries)
 
     @contextmanager
     def _canaries_sing(self, client: Client) -> Iterator[None]:
@@ -533,7 +426,7 @@ class Contract:
                     stopping.callback(each.stop)
             client.statuses[200] += sum(canary.answered for canary in self._canaries)
         for canary in self._canaries:
-            slow = [took_s for took_s in canary.times if took_s <= _p99(canary.times)]
+            slow = [took_s for took_s in canary.times if took_s <= p99(canary.times)]
             check_soon(slow, 2 * self.quiet_s + 0.05, "a canary waited")
         check_soon(self._probe.times, 0.1, "a probe waited")
 
@@ -613,8 +506,3 @@ def _repeat(act: Callable[[Client], object], client: Client, rounds: int) -> Non
 
 def is_within(now: Held, before: Held) -> bool:
     return all(new <= old for new, old in zip(now, before, strict=True))
-
-
-def _p99(times: list[float]) -> float:
-    ordered = sorted(times)
-    return ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]

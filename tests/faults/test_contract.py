@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Answer, Served, eventually, starter
+from tests.faults.canaries import LATE_S, check_soon
 from tests.faults.conftest import end_what_is_left
-from tests.faults.contract import LATE_S, Client, Contract, check_soon
+from tests.faults.contract import Client, Contract
 from tests.faults.defences import Defence, lacking
 from tests.faults.errors import check_error
 from tests.faults.watch import takes_at_most, workers
@@ -128,7 +129,7 @@ def told_to(contract: Contract, name: str, times: int) -> None:
 
 def test_a_canary_that_is_answered_wrongly_is_noticed(broken: Contract) -> None:
     with pytest.raises(AssertionError):
-        told_to(broken, "lies", 50)
+        told_to(broken, "lies", 300)
     broken.restart_canaries()
     with broken.watch():
         pass

@@ -82,29 +82,27 @@ class Held(NamedTuple):
 
 
 def held(server: Served) -> Held:
-    """What its own process holds."""
-    return _held_by({server.process.pid}, server)
-
-
-def held_by_all(server: Served) -> Held:
-    """What it and its workers hold together."""
-    return _held_by({server.process.pid, *workers(server)}, server)
-
-
-def _held_by(pids: Collection[int], server: Served) -> Held:
+    """What its own process holds, and what zombies its workers leave."""
+    pid = server.process.pid
     temporary = list((server.folder / "tmp").glob("**/*"))
     shared = [path for path in Path("/dev/shm").iterdir() if "headrace" in path.name]
-    fds = threads = 0
-    for pid in pids:
-        with suppress(OSError):  # a worker may end
-            fds += len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
+    states = children_of({pid, *workers(server)})
     return Held(
-        fds=fds,
-        threads=threads,
-        zombies=sum(state == "Z" for state in children_of(pids).values()),
+        fds=len(list(Path(f"/proc/{pid}/fd").iterdir())),
+        threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
+        zombies=sum(state == "Z" for state in states.values()),
         files=len(temporary) + len(shared),
     )
+
+
+def held_by_workers(server: Served) -> dict[int, int]:
+    """The file descriptors and the threads of each, together."""
+    counts = {}
+    for pid in workers(server):
+        with suppress(OSError):  # it may end
+            folders = (Path(f"/proc/{pid}/fd"), Path(f"/proc/{pid}/task"))
+            counts[pid] = sum(len(list(folder.iterdir())) for folder in folders)
+    return counts
 
 
 def rss_bytes(server: Served) -> int:
