@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.e2e.conftest import Answer, Served, Wire, eventually
+from tests.faults.errors import check_error
 
 ANSWER_S = 60.0
 """No answer may take longer, whatever happens."""
@@ -42,12 +43,17 @@ class Log:
         self.server = server
         self.statuses: Counter[int] = Counter()
         self.numbers = itertools.count(1)
+        self._codes: Counter[str] = Counter()
+        self._read = len(server.log_lines)
         self._wires: list[Wire] = []
         self._pid = server.process.pid
         self._before = self._told()
 
     def took(self, got: Got) -> Got:
         self.statuses[got.status] += 1
+        if got.status != 200:
+            check_error(Answer(got.status, _JSON, got.body), self.server, b"")
+            self._codes[got.code] += 1
         return got
 
     def ask(self, orders: Sequence[Mapping[str, Any]], headers: str = "") -> list[Got]:
@@ -93,6 +99,18 @@ class Log:
         assert server.get("/livez").status_code == 200
         assert time.monotonic() - began < 1.0
         eventually(lambda: server.get("/readyz").status_code == 200, "ready")
+        if self._codes and server.process.stderr is not None:
+            eventually(lambda: not self._codes - self._recorded(), "a record of each failure")
+
+    def _recorded(self) -> Counter[str]:
+        """Failures that the log tells of, or counts, by their code."""
+        codes: Counter[str] = Counter()
+        for line in self.server.log_lines[self._read :]:
+            record = json.loads(line) if line.startswith("{") else {}
+            if record.get("message") in ("request failed", "records were held back"):
+                codes[record["code"]] += record["message"] == "request failed"
+                codes[record["code"]] += record.get("held_back", 0)
+        return codes
 
     def _told(self) -> tuple[Counter[int], float]:
         """Answers by status, and ended items with those that were refused."""
@@ -102,6 +120,7 @@ class Log:
         return Counter({s: int(count) for s, count in statuses.items() if count}), items
 
 
+_JSON = {"content-type": "application/json"}
 _KNOWN = (200, 400, 422, 500, 503, 504)
 
 

@@ -1,7 +1,8 @@
 """Servers whose models misbehave.
 
 FAULT_ROUNDS and FAULT_SECONDS make the tests that repeat something, or go on for a while, long:
-`FAULT_ROUNDS=200 pytest tests/faults/test_deaths.py`. What they measured is logged at level info.
+`FAULT_ROUNDS=200 pytest tests/faults/test_kills.py`. What they measured is logged at level info.
+FAULT_LATE_S is what a busy machine may be late by: 0 on one that nothing else uses.
 """
 
 from __future__ import annotations
