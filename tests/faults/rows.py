@@ -133,16 +133,6 @@ STATED: Mapping[str, int] = MappingProxyType(
 )
 """How often, of rows that say so; run less often, they hold no further than that."""
 
-OTHERWISE: Mapping[str, str] = MappingProxyType(
-    {
-        "C3": "the answer is 415, as for any coding that is not read, and not 413",
-        "C5": "the answer is 413, as for all that is too large; no route has outputs or parameters",
-        "C7": "only an answer's size has a limit: one 2,000 deep fails where Python cannot write it"
-        " (3.11), and is given where it can",
-    }
-)
-"""Where a row does otherwise than was first asked for, and why."""
-
 NO_COUNTER: Mapping[str, str] = MappingProxyType({})
 """Rows that no switch can make fail, and why."""
 
@@ -155,6 +145,12 @@ NOT_APPLICABLE: Mapping[str, str] = MappingProxyType(
 
 OTHERWISE: Mapping[str, str] = MappingProxyType(
     {
+        "C3": "the answer is 415, as for any coding that is not read, and not 413",
+        "C5": "the answer is 413, as for all that is too large; no route has outputs or parameters",
+        "C7": (
+            "only an answer's size has a limit: one 2,000 deep fails where Python cannot write it"
+            " (3.11), and is given where it can"
+        ),
         "E7": (
             "what raises SystemExit or KeyboardInterrupt ends no worker: its item alone fails, as"
             " model_error, and not as replica_lost, which is for processes that end"

@@ -117,8 +117,9 @@ def rss_of(pid: int) -> int:
 
 def peak_bytes(server: Served) -> int:
     """The most memory that the server's process has had resident, since that was last forgotten."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line) << 10
+    peak = _peak_of(server.process.pid)
+    assert peak is not None
+    return peak
 
 
 def memory_of_all(server: Served) -> dict[int, int]:
@@ -143,15 +144,15 @@ def takes_at_most(server: Served, size: int, *, worker: int | None = None) -> It
     for pid in pids:
         with suppress(OSError):
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # its peak is what it has now
-    before = {pid: peak for pid in pids if (peak := _peak_bytes(pid)) is not None}
+    before = {pid: peak for pid in pids if (peak := _peak_of(pid)) is not None}
     yield
     for pid in before:
-        peak = _peak_bytes(pid)
+        peak = _peak_of(pid)
         most = size if pid == server.process.pid or worker is None else worker
         assert peak is None or peak - before[pid] <= most, f"it took {peak - before[pid]} bytes"
 
 
-def _peak_bytes(pid: int) -> int | None:
+def _peak_of(pid: int) -> int | None:
     """The most memory that a process has had; None if it is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
