@@ -185,6 +185,19 @@ def test_of_failures_without_a_record_of_their_own_there_is_a_count() -> None:
         fails_often(contract)
 
 
+def test_what_is_held_back_is_told_when_the_server_stops() -> None:
+    with started(PLAIN) as server:
+        with Client(server) as client:
+            for _ in range(MANY):
+                assert client.ask("/predict", "[").status == 400
+        server.terminate()
+        assert server.exit_code() == 0
+        records = server.records()
+    written = sum(record["message"] == "request failed" for record in records)
+    held_back = sum(record.get("held_back", 0) for record in records)
+    assert (written < MANY, written + held_back) == (True, MANY)
+
+
 @pytest.mark.parametrize(
     "defence",
     [
