@@ -327,6 +327,7 @@ def test_a_poison_item_costs_one_death_where_a_mark_convicts_it_and_two_at_most(
 def test_while_poison_comes_other_replicas_go_on(serve: Serve) -> None:
     server = serve("Faulty", replicas=3)
     log = Log(server)
+    eventually(lambda: server.metric("headrace_replicas_ready") == 3, "all three")
     with Load(log, 4) as innocent:
         for _ in range(rounds(3)):
             before = server.metric(RESTARTS)
