@@ -132,7 +132,7 @@ def circle() -> list[Any]:
 class Told(Model):
     """Doubles numbers in batches of eight, unless it is told to do worse."""
 
-    batching: ClassVar = Batching(max_batch_size=8, max_batch_delay_s=0.1)
+    batching: ClassVar = Batching(max_batch_size=8, max_batch_delay_s=0.25)
     examples: ClassVar = [{"n": 0}]
 
     def load(self) -> None:
@@ -221,7 +221,7 @@ NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "one": 1.0}
 class Numbers(Model):
     """Answers the number that has a name, as it is or deep inside something else."""
 
-    batching: ClassVar = Batching(max_batch_size=8, max_batch_delay_s=0.1)
+    batching: ClassVar = Batching(max_batch_size=8, max_batch_delay_s=0.25)
     examples: ClassVar = ["one"]
 
     def predict(self, batch: list[str]) -> list[Any]:

@@ -24,7 +24,13 @@ NO_TESTS = 5
 """The exit code of pytest where no test was chosen."""
 MEASURING = ("test_g_overload.py", "test_f_fairness.py", "test_overlap.py", "test_recycling.py")
 """Those that compare how much is served in a second: nothing may run beside them."""
-SHARING = ("test_a_http.py", "test_b_bodies.py", "test_c_limits.py", "test_h_clients.py")
+SHARING = (
+    "test_a_http.py",
+    "test_a_requests.py",
+    "test_b_bodies.py",
+    "test_c_limits.py",
+    "test_h_clients.py",
+)
 """Those whose tests have one server in common, which takes a while to start."""
 FULL = {"FAULT_ROUNDS": "100", "FAULT_SECONDS": "60"}
 """What the long profile sets, where the environment does not."""
