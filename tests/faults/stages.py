@@ -76,6 +76,8 @@ class Cell:
     def connect(self, count: int) -> list[Wire]:
         """Connections that the server has answered on, more than once."""
         wires = [self.server.wire() for _ in range(count)]
+        if self.tells:  # what was before may have ended a worker
+            eventually(lambda: self.metric("replicas_ready"), "a replica to be ready")
         for _ in range(2):
             for wire in wires:
                 wire.send(self.request(WARM))
