@@ -24,8 +24,16 @@ BACKLOG = 2048
 _MAX_UDS_PATH = 107
 _PROBE_S = 0.5
 _SO_ATTACH_FILTER = 26
-_ACCEPT_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
-"""A filter's one instruction: of no packet is anything kept."""
+_ASKS_NO_MORE = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the flags, which are the 14th byte of a TCP header
+        (0x45, 0, 1, 0x02),  # is SYN among them? else pass over the next
+        (0x06, 0, 0, 0),  # drop it
+        (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
+    )
+)
+"""A filter of the packets that come to a listening socket: nobody begins to connect."""
 
 
 class BindError(HeadraceError):
@@ -50,13 +58,14 @@ class Listener(socket.socket):
 
         They would be reset, and what they have sent with them, if the socket were just closed: some
         may come between the last look for them and that. One who comes now is refused a moment
-        later, when it is closed, or by the next server on the address accepted.
+        later, when it is closed, or by the next server on the address accepted. Who has begun to
+        connect may finish: its own system may take it for connected already.
         """
         if self.family == socket.AF_UNIX:
             self.remove_file()
             return
-        instructions = ctypes.create_string_buffer(_ACCEPT_NOTHING)
-        program = struct.pack("HP", 1, ctypes.addressof(instructions))
+        instructions = ctypes.create_string_buffer(_ASKS_NO_MORE)
+        program = struct.pack("HP", len(_ASKS_NO_MORE) // 8, ctypes.addressof(instructions))
         with contextlib.suppress(OSError):  # not every system has filters
             self.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 

@@ -115,7 +115,9 @@ def test_clients_that_vanish_before_in_and_after_the_body_leave_nothing(serve: S
             wire.socket.close()
     assert server.predict(1).json() == 2
     eventually(lambda: server.metric("headrace_http_requests_in_flight") == 0, "none in flight")
-    assert server.records() == []
+    # A client that only ends its own direction would read it.
+    told = {record["error"] for record in server.records()}
+    assert told <= {"expected the rest of the body, got the end"}
 
 
 def test_a_full_queue_refuses_at_once_and_heals_when_there_is_room(busy: Served) -> None:

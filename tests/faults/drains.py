@@ -6,9 +6,11 @@ the write. Whatever happens then, the request must be answered. One that is writ
 there already is nobody's loss: HTTP lets a server end an idle connection, and the client could have
 known. A reset is no end: whoever is reset has lost what was written.
 
-One instant is left. A server looks whether an idle connection has brought something, and ends it if
-not, and the system has no call that does both: where the processor is taken from it in between, a
-request that comes just then is passed over, unread and not run. Those are counted by themselves.
+Two instants are left. A server looks whether an idle connection has brought something, and ends it
+if not, and the system has no call that does both: where the processor is taken from it in between,
+a request that comes just then is passed over, unread and not run. Likewise a connection that is
+half made when the listener closes: its client's system takes it for made, and it is reset. Those
+are counted by themselves.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Tally:
         wrong: Answered, with something else: what.
         lost: Accepted, and never answered: how that showed.
         crossed: Not answered, and written when the connection had ended.
-        raced: Not answered, and written while the server was ending the connection, as it was idle.
+        raced: Not answered, and written while the server was ending the connection, as it was idle,
+            or the listener, as it had not been accepted.
         last: Answers that said that they were their connection's last.
         refused: Connections that could not be made any more.
     """
@@ -137,16 +140,14 @@ class Asker:
             tally.crossed += 1  # the system knew the end before it took the request
             return False
         except ConnectionResetError as error:
-            tally.lost.append(f"{where}: {error!r}")
+            self._was_lost(error, before, idle_ms, where)
             return False
         try:
             async with asyncio.timeout(ANSWER_S):
                 answered = await _answer(sock)
         except (OSError, EOFError, TimeoutError) as error:
-            if is_accepted and isinstance(error, _Unanswered) and idle_ms >= IDLE_MS:
-                tally.raced += 1
-            elif is_accepted:
-                tally.lost.append(f"{where}: {error!r}")
+            if is_accepted:
+                self._was_lost(error, before, idle_ms, where)
             else:
                 tally.crossed += 1
             return False
@@ -156,6 +157,13 @@ class Asker:
             tally.wrong.append(f"{n}: {answered.status} {answered.body[:100]!r}")
         tally.last += answered.is_last
         return not answered.is_last
+
+    def _was_lost(self, error: Exception, before: int, idle_ms: float, where: str) -> None:
+        was_ended = isinstance(error, _Unanswered) and idle_ms >= IDLE_MS
+        if was_ended or (isinstance(error, ConnectionResetError) and not before):
+            self._tally.raced += 1
+        else:
+            self._tally.lost.append(f"{where}: {error!r}")
 
 
 def _has_ended(sock: socket.socket) -> bool:
