@@ -208,6 +208,7 @@ class Load:
         self._bodies = bodies
         self._next = iter(range(len(bodies)))
         self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._errors: list[BaseException] = []
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         for thread in self._threads:
@@ -221,7 +222,8 @@ class Load:
                 raise self._errors[0]
             return len(self.answers) >= count
 
-        eventually(has_come, f"{count} answers", within_s)
+        with self._changed:
+            assert self._changed.wait_for(has_come, within_s), f"waited for {count} answers"
 
     def finish(self, within_s: float = 100.0) -> list[Answer]:
         """All answers, in the order of the requests."""
@@ -240,9 +242,14 @@ class Load:
                     if place is None:
                         return
                     wire.post("/", self._bodies[place], self._header)
-                    self.answers[place] = wire.answer()
+                    answer = wire.answer()
+                    with self._changed:
+                        self.answers[place] = answer
+                        self._changed.notify_all()
         except BaseException as error:
-            self._errors.append(error)
+            with self._changed:
+                self._errors.append(error)
+                self._changed.notify_all()
 
 
 def order(n: object, **more: object) -> bytes:

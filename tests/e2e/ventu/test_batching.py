@@ -455,7 +455,7 @@ def test_published_workers_serve_and_are_killed_and_nothing_is_lost(
         load.wait_answers(REQUESTS // part)
         worker.kill()
     answers = load.finish(110.0)
-    assert worker.starts == 3
+    eventually(lambda: worker.starts == 3, "it to be started again")
     for answer, (body, status, value) in zip(answers, expected, strict=True):
         assert (answer.status, unpacked(media, answer.body)) == (status, value), body
         assert answer.headers["content-type"] == media_type
