@@ -24,6 +24,7 @@ import pytest
 from tests.e2e.conftest import Served, eventually, starter
 from tests.faults.client import Got, Load, Log
 from tests.faults.conftest import IS_LONG, LONG_TIMEOUT_S, MODELS, end_what_is_left
+from tests.faults.contract import is_within
 from tests.faults.defences import without
 from tests.faults.report import repeated
 from tests.faults.watch import (
@@ -185,9 +186,9 @@ def soak(
 def eventually_as(server: Served, before: State, settle_s: float) -> State:
     """What it holds in the end: no zombie, descriptor, thread or file more than before."""
     with suppress(AssertionError):
-        eventually(lambda: at_rest(server).held == before.held, "as before", settle_s)
+        eventually(lambda: is_within(at_rest(server).held, before.held), "as before", settle_s)
     after = at_rest(server)
-    assert after.held == before.held
+    assert is_within(after.held, before.held), (after.held, before.held)
     return after
 
 
