@@ -143,6 +143,20 @@ def served_http(way: str, **settings: Any) -> Iterator[Served]:
                 each.stop()
 
 
+@contextmanager
+def served_anyhow(models: Path, *names: str, **settings: Any) -> Iterator[Served]:
+    """A server of models of a file that may be broken: it ends as it likes."""
+    servers: list[Served] = []
+    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+        server = starter(Path(folder), servers, models)(*names, **settings)
+        try:
+            yield server
+        finally:
+            server.process.kill()
+            end_what_is_left(server)
+            server.stop()
+
+
 def end_what_is_left(server: Served) -> set[int]:
     """The processes that outlive a server that was killed; they would hold its output open."""
     ends = time.monotonic() + GONE_S

@@ -132,7 +132,6 @@ class Asker:
         head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         tally = self._tally
         idle_ms = round(1000 * (time.monotonic() - idle_since), 1)
-        where = f"request {n}, after {before} on its connection and {idle_ms} ms of silence"
         try:
             sock.sendall(head.encode() + body)  # it fits into the socket's buffer
             is_accepted = not _has_ended(sock)
@@ -140,14 +139,14 @@ class Asker:
             tally.crossed += 1  # the system knew the end before it took the request
             return False
         except ConnectionResetError as error:
-            self._was_lost(error, before, idle_ms, where)
+            self._was_lost(n, error, before, idle_ms)
             return False
         try:
             async with asyncio.timeout(ANSWER_S):
                 answered = await _answer(sock)
         except (OSError, EOFError, TimeoutError) as error:
             if is_accepted:
-                self._was_lost(error, before, idle_ms, where)
+                self._was_lost(n, error, before, idle_ms)
             else:
                 tally.crossed += 1
             return False
@@ -158,11 +157,12 @@ class Asker:
         tally.last += answered.is_last
         return not answered.is_last
 
-    def _was_lost(self, error: Exception, before: int, idle_ms: float, where: str) -> None:
+    def _was_lost(self, n: int, error: Exception, before: int, idle_ms: float) -> None:
         was_ended = isinstance(error, _Unanswered) and idle_ms >= IDLE_MS
         if was_ended or (isinstance(error, ConnectionResetError) and not before):
             self._tally.raced += 1
         else:
+            where = f"request {n}, after {before} on its connection and {idle_ms} ms of silence"
             self._tally.lost.append(f"{where}: {error!r}")
 
 

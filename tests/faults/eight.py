@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Answer, Served, starter
-from tests.faults.conftest import HTTP_MODELS, end_what_is_left
+from tests.faults.conftest import HTTP_MODELS, served_anyhow
 from tests.faults.contract import Client, message
 from tests.faults.defences import without
 from tests.faults.item_models import PREDICTS
@@ -97,14 +97,6 @@ def since(server: Served, before: int) -> list[list[int]]:
 @contextmanager
 def undefended(name: str, *models: str, **settings: Any) -> Iterator[Client]:
     """A server that lacks a defence, or none, however it ends."""
-    servers: list[Served] = []
     settings = {"limits__request_timeout_s": 5, "env": without(name) if name else None} | settings
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        server = starter(Path(folder), servers, MODELS)(*models, **settings)
-        try:
-            with Client(server) as client:
-                yield client
-        finally:
-            server.process.kill()
-            end_what_is_left(server)
-            server.stop()
+    with served_anyhow(MODELS, *models, **settings) as server, Client(server) as client:
+        yield client

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Answer, Served, eventually, starter
+from tests.e2e.conftest import Answer, eventually
 from tests.faults.canaries import LATE_S, check_soon
-from tests.faults.conftest import end_what_is_left
+from tests.faults.conftest import served_anyhow
 from tests.faults.contract import Client, Contract
 from tests.faults.defences import Defence, lacking
 from tests.faults.errors import check_error
@@ -30,25 +29,11 @@ PLAIN = f"{Path(__file__).with_name('http_models.py')}:Canary"
 
 
 @contextmanager
-def started(*names: str, executor: str = "inline", **more: Any) -> Iterator[Served]:
-    """A server that may be broken: it ends as it likes."""
-    servers: list[Served] = []
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        server = starter(Path(folder), servers, MODELS)(*names, executor=executor, **more)
-        try:
-            yield server
-        finally:
-            server.process.kill()
-            end_what_is_left(server)
-            server.stop()
-
-
-@contextmanager
 def watched(
     *names: str, executor: str = "inline", settle_s: float = SETTLE_S, **more: Any
 ) -> Iterator[Contract]:
     """The contract of such a server."""
-    with started(*names, executor=executor, **more) as server:
+    with served_anyhow(MODELS, *names, executor=executor, **more) as server:
         contract = Contract(server, "fast", settle_s=settle_s)
         try:
             yield contract
@@ -186,7 +171,7 @@ def test_of_failures_without_a_record_of_their_own_there_is_a_count() -> None:
 
 
 def test_what_is_held_back_is_told_when_the_server_stops() -> None:
-    with started(PLAIN) as server:
+    with served_anyhow(MODELS, PLAIN, executor="inline") as server:
         with Client(server) as client:
             for _ in range(MANY):
                 assert client.ask("/predict", "[").status == 400

@@ -11,25 +11,24 @@ import logging
 import math
 import os
 import random
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import Served, eventually, starter
+from tests.e2e.conftest import Served, eventually
 from tests.faults.client import Got, Load, Log
-from tests.faults.conftest import IS_LONG, LONG_TIMEOUT_S, MODELS, end_what_is_left
+from tests.faults.conftest import IS_LONG, LONG_TIMEOUT_S, MODELS, served_anyhow
 from tests.faults.contract import is_within
 from tests.faults.defences import without
 from tests.faults.report import repeated
 from tests.faults.watch import (
     SLACK_BYTES,
     Held,
+    children,
     held,
     kill,
     lives,
@@ -116,10 +115,10 @@ class Reaper:
     def _enough(self) -> list[int] | None:
         """The workers that have loaded their model, if they are more than half."""
         self._read_loads()
-        children = children_of(self._server)
+        pids = set(children(self._server))
         # A number may come again.
-        self._loaded &= children
-        self._ended &= children
+        self._loaded &= pids
+        self._ended &= pids
         alive = sorted(pid for pid in self._loaded - self._ended if lives(pid))
         return alive if len(alive) > REPLICAS // 2 else None
 
@@ -133,34 +132,13 @@ class Reaper:
         self._loaded |= {int(pid) for pid in whole.split()}
 
 
-def children_of(server: Served) -> set[int]:
-    """The server's own children, without a look at every process of the machine."""
-    tasks = Path(f"/proc/{server.process.pid}/task")
-    told = (path.read_text() for path in tasks.glob("*/children"))
-    return {int(pid) for text in told for pid in text.split()}
-
-
-@contextmanager
-def soaked(env: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """A server whose workers can be ended, with one item to a batch, so that each has its share."""
-    started: list[Served] = []
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        server = starter(Path(folder), started, MODELS)(
-            "Faulty", replicas=REPLICAS, batching__max_batch_size=1, env=env
-        )
-        try:
-            yield server
-        finally:
-            server.process.kill()
-            end_what_is_left(server)
-            server.stop()
-
-
 def soak(
     count: int, seed: int, env: Mapping[str, str] | None = None, settle_s: float = 10.0
 ) -> float:
     """So many deaths on one server; how many there were in a second."""
-    with soaked(env) as server:
+    # One item to a batch, so that each worker has its share.
+    settings: dict[str, Any] = {"replicas": REPLICAS, "batching__max_batch_size": 1, "env": env}
+    with served_anyhow(MODELS, "Faulty", **settings) as server:
         log, reaper = Log(server), Reaper(server, seed)
         with Load(log, REPLICAS, ORDER) as load:
             reaper.end(WARM)

@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 import struct
+from collections.abc import Iterator
 
 
 def has_gone(fd: int) -> bool:
@@ -28,22 +29,25 @@ def end_if_read(fd: int) -> bool:
     Returns:
         Whether it has got its end: no byte that was there before is passed over.
     """
-    own = socket.socket(fileno=fd)
-    try:
+    with _borrowed(fd) as own:
         if has_unread(fd):
             return False
         with contextlib.suppress(OSError):  # it is reset, which its transport is about to tell
             own.shutdown(socket.SHUT_WR)
         return True
-    finally:
-        own.detach()
 
 
 def reset_when_closed(fd: int) -> None:
     """Let a socket's close drop what the system still holds for its other end, and say so there."""
+    with _borrowed(fd) as own, contextlib.suppress(OSError):
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket that somebody else closes."""
     own = socket.socket(fileno=fd)
     try:
-        with contextlib.suppress(OSError):
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        yield own
     finally:
         own.detach()
