@@ -29,6 +29,8 @@ from ..workers.resources import (
 from ..workers.start import Start
 
 SECRET_BYTES = 32
+PF_EXITING = 0x4
+"""Of a process's flags, since Linux had any: it is past the point from which it can come back."""
 
 
 class Launch(NamedTuple):
@@ -118,6 +120,16 @@ class Worker:
     def exit_code(self) -> int | None:
         """As `subprocess` gives it, negative for a signal; None while it runs."""
         return self._process.poll()
+
+    def is_exiting(self) -> bool:
+        """Whether its end has begun: the system closes its files before it tells of that."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as stat:
+                # Behind the name, which may hold anything: state, five numbers, flags.
+                flags = stat.read().rpartition(b")")[2].split()[6]
+        except (OSError, IndexError):
+            return True
+        return bool(int(flags) & PF_EXITING)
 
     def rss_bytes(self) -> int:
         """The memory that it has resident; 0 if it has ended."""

@@ -194,8 +194,14 @@ class ProcessExecutor(SocketExecutor):
     # Ends
 
     def _cut_off(self, life: Life) -> None:
-        if not life.worker.wait(0):
+        if life.worker.wait(0):
+            return
+        if not life.worker.is_exiting():
             life.kill("disconnected")
+            return
+        # On a busy machine the last steps take a while: its exit code will tell why it ended.
+        assert self._loop is not None
+        life.timer = self._loop.call_later(KILL_TIMEOUT_S, life.kill, "disconnected")
 
     def _is_overdue(self, life: Life) -> None:
         """It takes much longer than the last one did: nobody is to wait for it any more."""

@@ -86,9 +86,12 @@ def test_its_end_makes_the_descriptor_readable_and_is_told_by_its_code() -> None
 
 def test_killing_it_is_told_as_its_signal(worker: Worker) -> None:
     assert worker.rss_bytes() > 0
+    assert not worker.is_exiting()
     worker.kill()
     assert worker.wait(WAIT_S)
+    assert worker.is_exiting()
     assert worker.exit_code() == -signal.SIGKILL
+    assert worker.is_exiting()
     assert worker.rss_bytes() == 0
     worker.kill()
 

@@ -19,14 +19,14 @@ import uvloop
 from headrace.batching import Batch, Cut, Item
 from headrace.call import Payload, Value
 from headrace.config import MIB, Workers
-from headrace.executors import Launch, Loss, ProcessExecutor
+from headrace.executors import Launch, Loss, ProcessExecutor, process
 from headrace.workers.start import VARIABLE
 from tests.contract.record import WAIT_S, Record
 from tests.unit.executors.targets import FOLDER
 
 OBEYING = "tests.unit.executors.targets:Obeying"
 TURNING = "tests.unit.executors.targets:Turning"
-EXIT, HANG, HANG_UP, BEAR_CHILD = -1, -2, -3, -4
+EXIT, HANG, HANG_UP, BEAR_CHILD, END_SLOWLY = -1, -2, -3, -4, -5
 """Numbers that are orders to that model."""
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -226,6 +226,32 @@ def test_one_that_is_killed_by_another_is_replaced_and_nobody_blamed() -> None:
             assert loss_of(record).reason == "killed by SIGKILL"
             record.events.clear()
             await record.until("ready", 0)
+
+    asyncio.run(main())
+
+
+def test_an_end_that_takes_long_is_told_as_what_it_was() -> None:
+    async def main() -> None:
+        async with opened(executor := executor_of()) as record:
+            await record.until("ready", 0)
+            executor.start(batch_of(1, END_SLOWLY))
+            await record.until("lost", 0)
+            loss = loss_of(record)
+            assert (loss.cause, loss.reason) == ("killed", "killed by SIGKILL")
+            assert loss.is_outside
+
+    asyncio.run(main())
+
+
+def test_an_end_that_does_not_come_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "KILL_TIMEOUT_S", 0.05)
+
+    async def main() -> None:
+        async with opened(executor := executor_of()) as record:
+            await record.until("ready", 0)
+            executor.start(batch_of(1, END_SLOWLY))
+            await record.until("lost", 0)
+            assert loss_of(record).cause == "disconnected"
 
     asyncio.run(main())
 
