@@ -15,7 +15,8 @@ What is relied on:
   replaced, not changed, once a second.
 - At a drain, `Server.shutdown` calls `shutdown()` of each in `connections`, and waits until there
   are none, and no tasks.
-- `RequestResponseCycle` runs an ASGI application for one request over a transport and a flow.
+- `RequestResponseCycle` runs an ASGI application for one request over a transport and a flow. It
+  is `waiting_for_100_continue` until the application asks for the body, or answers.
 """
 
 from __future__ import annotations
@@ -179,10 +180,28 @@ class Cycle:
         if most is not None and (len(state.connections) >= most or len(state.tasks) >= most):
             _log.warning("Exceeded concurrency limit.")
             app = service_unavailable
+        if self._cycle.waiting_for_100_continue:
+            app = self._or_close(app)
         self._is_running = True
         task = asyncio.get_running_loop().create_task(self._cycle.run_asgi(app))
         state.tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def _or_close(self, app: Any) -> Any:
+        """The application, whose answer is the last if it neither asks for the body nor has it.
+
+        Nobody would know whether the body comes next, or another request.
+        """
+
+        async def answering(scope: Any, receive: Any, send: Any) -> None:
+            async def telling(message: Any) -> None:
+                if self._cycle.waiting_for_100_continue and not self.body_complete:
+                    self.keep_alive = False
+                await send(message)
+
+            await app(scope, receive, telling)
+
+        return answering
 
     def take(self, chunk: bytes) -> int:
         """A piece of the body; returns how much the application has not read."""

@@ -185,7 +185,6 @@ class AsgiTurn:
     def __init__(self, connection: Owner, head: Head) -> None:
         self.is_read = False
         self._version = head.version
-        self._is_awaited = head.is_awaited
         self._connection = connection
         self._cycle = Cycle(
             connection.config,
@@ -241,9 +240,6 @@ class AsgiTurn:
 
     def _answered(self) -> None:
         if self._connection.oldest is self:
-            if self._is_awaited and not self.is_read:
-                # Nobody knows whether the body will come, or the next request.
-                self.keep_alive = False
             self._connection.answered()
 
     # As a transport

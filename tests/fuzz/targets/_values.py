@@ -51,7 +51,7 @@ class Drawn:
     def value(self, levels: int = MAX_LEVELS) -> Any:
         """What JSON can say."""
         kind = self.number(14)
-        if kind < 6 or not levels or self._at >= len(self._data):
+        if kind < 6 or levels < 1 or self._at >= len(self._data):
             return SCALARS[self.number(len(SCALARS))]
         if kind == 6:
             return int.from_bytes(self.piece(12), "big", signed=True)

@@ -62,6 +62,7 @@ RUN_S = 1.0
 """How long each batch takes: a request that has less time is answered so."""
 MALFORMED = b"expected a well-formed HTTP/1.1 request"
 AROUND = b"bytes around chunks"
+CLOSE = b"connection: close\r\n"
 _HEAD = re.compile(rb"HTTP/1\.1 \d.*?\r\n\r\n", re.DOTALL)
 _loop = asyncio.new_event_loop()
 atexit.register(_loop.close)
@@ -179,20 +180,26 @@ def check(data: bytes) -> None:
 
 
 def same(one: tuple[bytes, bool], other: tuple[bytes, bool], sent: bytes) -> bool:
-    """Whether they are the same, but for bodies in chunks.
+    """Whether they are the same, but for bodies in chunks and those that wait to be asked for.
 
     What a head alone asks for may be answered before it is known that its body is malformed; and
-    what stands around chunks is bounded only where a body comes in pieces.
+    what stands around chunks is bounded only where a body comes in pieces. An answer to who waits
+    is the last one if the body has not come by then.
     """
-    if one == other or b"transfer-encoding" not in sent.lower():
-        return one == other
-    for refused, taken in ((one, other), (other, one)):
-        at = max((found.start() for found in _HEAD.finditer(refused[0])), default=0)
-        before, last = refused[0][:at], refused[0][at:]
-        if not refused[1] or not taken[0].startswith(before):
+    if one == other:
+        return True
+    sent = sent.lower()
+    for short, long in ((one, other), (other, one)):
+        at = max((found.start() for found in _HEAD.finditer(short[0])), default=0)
+        before, last = short[0][:at], short[0][at:]
+        if not short[1] or not long[0].startswith(before):
             continue
-        if AROUND in last or (MALFORMED in last and _HEAD.findall(taken[0][at:])[1:] == []):
+        if b"transfer-encoding" in sent and (
+            AROUND in last or (MALFORMED in last and _HEAD.findall(long[0][at:])[1:] == [])
+        ):
             return True
+        if b"100-continue" in sent and CLOSE in last:
+            return long[0].startswith(before + last.replace(CLOSE, b"", 1))
     return False
 
 

@@ -237,6 +237,7 @@ def test_a_body_is_asked_for_when_the_application_wants_it() -> None:
         peer.send(b"abc")
         await peers.settle()
         assert peer.statuses == [100, 200]
+        assert b"connection: close" not in peer.got
         assert not peer.has_end
 
     serving(test)
@@ -250,7 +251,20 @@ def test_a_body_that_was_awaited_and_is_not_wanted_ends_the_connection() -> None
         peer.send(post(b"abc", "expect: 100-continue\r\n")[:-3])
         await peers.settle()
         assert peer.statuses == [200]
+        assert b"connection: close\r\n" in peer.got.partition(b"\r\n\r\n")[0] + b"\r\n"
         assert peer.has_end
+
+    serving(test)
+
+
+def test_one_that_was_awaited_and_is_there_already_ends_nothing() -> None:
+    async def test(peers: Peers, app: Application) -> None:
+        peer = peers.connect()
+        peer.send(post(b"abc", "expect: 100-continue\r\n"))
+        await peers.settle()
+        assert peer.statuses == [200]
+        assert b"connection: close" not in peer.got
+        assert not peer.has_end
 
     serving(test)
 
