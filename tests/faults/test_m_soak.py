@@ -28,11 +28,11 @@ from tests.faults.report import repeated
 from tests.faults.watch import (
     SLACK_BYTES,
     Held,
-    children,
     held,
     kill,
     lives,
     rss_bytes,
+    state_of,
     tree,
     workers,
 )
@@ -115,11 +115,10 @@ class Reaper:
     def _enough(self) -> list[int] | None:
         """The workers that have loaded their model, if they are more than half."""
         self._read_loads()
-        pids = set(children(self._server))
-        # A number may come again.
-        self._loaded &= pids
-        self._ended &= pids
-        alive = sorted(pid for pid in self._loaded - self._ended if lives(pid))
+        # A number may come again. The system's list of children can miss one while others end.
+        self._loaded = set(filter(state_of, self._loaded))
+        self._ended = set(filter(state_of, self._ended))
+        alive = sorted(filter(lives, self._loaded - self._ended))
         return alive if len(alive) > REPLICAS // 2 else None
 
     def _read_loads(self) -> None:

@@ -47,18 +47,22 @@ def children_of(parents: Collection[int]) -> dict[int, str]:
     states = {}
     for parent in parents:
         for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
+            pids: list[int] = []
             with suppress(OSError):
-                for pid in map(int, tasks.read_text().split()):
-                    states[pid] = (
-                        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-                    )
+                pids = [int(pid) for pid in tasks.read_text().split()]
+            states |= {pid: state for pid in pids if (state := state_of(pid))}
     return states
 
 
-def lives(pid: int) -> bool:
+def state_of(pid: int) -> str:
+    """A process's, by its letter; empty if it is gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def lives(pid: int) -> bool:
+    return state_of(pid) not in ("", "Z")
 
 
 def kill(pid: int) -> None:
