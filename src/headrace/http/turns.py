@@ -61,7 +61,7 @@ class Head:
         version: Of HTTP, such as "1.1".
         raw: Names in lower case, and values, as they were sent.
         keep_alive: Whether the client wants to send more requests.
-        is_awaited: Whether the client waits to be told to send the body.
+        is_awaited: Whether the client waits to be told to send the body, as HTTP/1.0 cannot.
     """
 
     __slots__ = ("is_awaited", "keep_alive", "method", "raw", "url", "version")
@@ -79,7 +79,7 @@ class Head:
         self.version = version
         self.raw = raw
         self.keep_alive = keep_alive
-        self.is_awaited = any(
+        self.is_awaited = version == "1.1" and any(
             name == b"expect" and value.lower() == b"100-continue" for name, value in raw
         )
 

@@ -269,6 +269,22 @@ def test_one_that_was_awaited_and_is_there_already_ends_nothing() -> None:
     serving(test)
 
 
+@pytest.mark.parametrize("path", ["/predict", "/read"])
+def test_a_client_of_http_1_0_is_not_told_to_send_what_it_has(path: str) -> None:
+    async def test() -> None:
+        with Peers(Application()) as peers:
+            peer = peers.connect()
+            request = post(b"[1]", "expect: 100-continue\r\n", path=path, version="1.0")
+            peer.send(request[:-1])
+            await peers.settle()
+            assert peer.got == b""
+            peer.send(request[-1:])
+            await peers.settle()
+            assert peer.statuses == [200]
+
+    asyncio.run(test())
+
+
 # Offers to leave HTTP
 
 
