@@ -44,7 +44,7 @@ def children(server: Served) -> dict[int, str]:
 
 def children_of(parents: Collection[int]) -> dict[int, str]:
     """The states of the children of some processes."""
-    states = {}
+    states: dict[int, str] = {}
     for parent in parents:
         for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
             pids: list[int] = []
