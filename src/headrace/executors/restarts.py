@@ -54,6 +54,8 @@ class Restarts:
             is_outside: Whether it looks like an act from outside, which says nothing of the
                 model unless it is repeated.
         """
+        if items:
+            self._idle_lives = 0
         if items or not is_outside:
             self._kills = 0
         self._kills += is_outside
@@ -61,7 +63,8 @@ class Restarts:
             return 0.0
         if not was_ready:
             self._failed_starts += 1
-        self._idle_lives = 0 if items else self._idle_lives + 1
+        if not items:
+            self._idle_lives += 1
         steps = max(self._failed_starts, self._idle_lives - FREE_LIVES)
         if steps <= 0:
             return 0.0

@@ -97,3 +97,12 @@ def test_kills_of_workers_that_have_answered_are_not_in_a_row() -> None:
     for _ in range(2 * FREE_KILLS):
         restarts.was_ready(1.0)
         assert restarts.ended(was_ready=True, items=1, is_outside=True) == 0.0
+
+
+def test_a_life_that_answered_and_was_killed_from_outside_ends_a_row_of_idle_ones() -> None:
+    restarts = Restarts()
+    for _ in range(8):
+        restarts.was_ready(1.0)
+        assert restarts.ended(was_ready=True, items=0) == 0.0
+        restarts.was_ready(1.0)
+        assert restarts.ended(was_ready=True, items=3, is_outside=True) == 0.0
