@@ -61,6 +61,7 @@ PAGES = ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/doc
 RUN_S = 1.0
 """How long each batch takes: a request that has less time is answered so."""
 MALFORMED = b"expected a well-formed HTTP/1.1 request"
+TOO_LONG = b"expected headers of at most"
 AROUND = b"bytes around chunks"
 CLOSE = b"connection: close\r\n"
 _HEAD = re.compile(rb"HTTP/1\.1 \d.*?\r\n\r\n", re.DOTALL)
@@ -180,26 +181,28 @@ def check(data: bytes) -> None:
 
 
 def same(one: tuple[bytes, bool], other: tuple[bytes, bool], sent: bytes) -> bool:
-    """Whether they are the same, but for bodies in chunks and those that wait to be asked for.
+    """Whether they are the same, but for what depends on how much has come.
 
-    What a head alone asks for may be answered before it is known that its body is malformed; and
-    what stands around chunks is bounded only where a body comes in pieces. An answer to who waits
-    is the last one if the body has not come by then.
+    A head that is malformed and too long may be refused as either. What a head alone asks for may
+    be answered before it is known that its body, in chunks, is malformed; and what stands around
+    chunks is bounded only where a body comes in pieces. An answer to who waits to be asked for the
+    body is the last one if that has not come by then.
     """
     if one == other:
         return True
     sent = sent.lower()
     for short, long in ((one, other), (other, one)):
         at = max((found.start() for found in _HEAD.finditer(short[0])), default=0)
-        before, last = short[0][:at], short[0][at:]
+        before, last, others = short[0][:at], short[0][at:], long[0][at:]
         if not short[1] or not long[0].startswith(before):
             continue
-        if b"transfer-encoding" in sent and (
-            AROUND in last or (MALFORMED in last and _HEAD.findall(long[0][at:])[1:] == [])
-        ):
+        is_single = len(_HEAD.findall(others)) <= 1
+        if TOO_LONG in last and MALFORMED in others:
+            return is_single and long[1]
+        if b"transfer-encoding" in sent and (AROUND in last or (MALFORMED in last and is_single)):
             return True
         if b"100-continue" in sent and CLOSE in last:
-            return long[0].startswith(before + last.replace(CLOSE, b"", 1))
+            return others.startswith(last.replace(CLOSE, b"", 1))
     return False
 
 
