@@ -60,7 +60,7 @@ SAFE_ID = "[A-Za-z0-9._:/+=@-]{1,128}"
 """A client's request id that can be echoed, as a regular expression."""
 
 _REQUEST_ID = re.compile(SAFE_ID)
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+_NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?[ \t]*", re.IGNORECASE)
 _LENIENT = re.compile(r"(?:^|[,;\s])handling\s*=\s*\"?lenient\b", re.IGNORECASE)
 
 

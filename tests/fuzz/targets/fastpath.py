@@ -61,7 +61,7 @@ PAGES = ("/", "/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/doc
 RUN_S = 1.0
 """How long each batch takes: a request that has less time is answered so."""
 MALFORMED = b"expected a well-formed HTTP/1.1 request"
-TOO_LONG = b"expected headers of at most"
+TOO_LARGE = b'"code":"head_too_large"'
 AROUND = b"bytes around chunks"
 CLOSE = b"connection: close\r\n"
 _HEAD = re.compile(rb"HTTP/1\.1 \d.*?\r\n\r\n", re.DOTALL)
@@ -183,7 +183,7 @@ def check(data: bytes) -> None:
 def same(one: tuple[bytes, bool], other: tuple[bytes, bool], sent: bytes) -> bool:
     """Whether they are the same, but for what depends on how much has come.
 
-    A head that is malformed and too long may be refused as either. What a head alone asks for may
+    A head that is malformed and too large may be refused as either. What a head alone asks for may
     be answered before it is known that its body, in chunks, is malformed; and what stands around
     chunks is bounded only where a body comes in pieces. An answer to who waits to be asked for the
     body is the last one if that has not come by then.
@@ -197,8 +197,8 @@ def same(one: tuple[bytes, bool], other: tuple[bytes, bool], sent: bytes) -> boo
         if not short[1] or not long[0].startswith(before):
             continue
         is_single = len(_HEAD.findall(others)) <= 1
-        if TOO_LONG in last and MALFORMED in others:
-            return is_single and long[1]
+        if TOO_LARGE in last and MALFORMED in others and is_single and long[1]:
+            return True
         if b"transfer-encoding" in sent and (AROUND in last or (MALFORMED in last and is_single)):
             return True
         if b"100-continue" in sent and CLOSE in last:

@@ -132,7 +132,8 @@ def test_the_identity_encoding_is_none(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "nan", "inf", "-inf", "soon", "", "1s", "0x5", "1,2", "1_0"]
+    "text",
+    ["0", "-1", "nan", "inf", "-inf", "soon", "", "1s", "0x5", "1,2", "1_0", "3\x1e", "3\xa0"],
 )
 def test_a_timeout_that_is_no_positive_number_is_refused(client: Client, text: str) -> None:
     answer = post(client, "/predict", b"1", x_request_timeout=text)
