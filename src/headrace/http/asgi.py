@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _Reply = tuple[int, Headers, bytes]
+
+_LENGTH = re.compile(r"[ \t]*[0-9]{1,18}[ \t]*")
+"""Blanks may stand around any value; to Python a number of thousands of digits is an error."""
 
 
 class ClientGone(Exception):
@@ -129,8 +133,8 @@ async def _body(exchange: AsgiExchange, headers: Mapping[str, str], receive: Rec
     limit = exchange.plan.max_body_bytes
     declared = headers.get("content-length")
     if declared is not None:
-        if not declared.strip(" \t").isdecimal():  # blanks may stand around any value
-            raise InvalidHeader("Content-Length: expected a number")
+        if not _LENGTH.fullmatch(declared):
+            raise InvalidHeader("Content-Length: expected a number of bytes, at most 18 digits")
         if int(declared) > limit:
             raise too_large(limit)
         if int(declared) > COUNTED_BYTES:

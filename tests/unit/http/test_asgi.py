@@ -36,7 +36,9 @@ async def app_of_an_echo() -> App:
     return App(service)
 
 
-async def ask(app: App, *, leave: bool) -> list[dict[str, Any]]:
+async def ask(
+    app: App, *, leave: bool = False, length: bytes | None = None
+) -> list[dict[str, Any]]:
     """One request whose client waits for the answer, or leaves as soon as it has asked."""
     sent: list[dict[str, Any]] = []
     asked = [{"type": "http.request", "body": b"[1]", "more_body": False}]
@@ -53,10 +55,34 @@ async def ask(app: App, *, leave: bool) -> list[dict[str, Any]]:
         sent.append(message)
 
     headers = [(b"content-type", b"application/json")]
+    if length is not None:
+        headers.append((b"content-length", length))
     scope = {"type": "http", "method": "POST", "path": "/predict"}
     await app(scope | {"query_string": b"", "headers": headers}, receive, send)
     answered.set()
     return sent
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [
+        (b"3", 200),
+        (b" 003\t", 200),
+        (b"9" * 18, 413),
+        (b"9" * 5000, 400),
+        (b"", 400),
+        (b"-1", 400),
+        (b"3, 3", 400),
+    ],
+)
+def test_a_length_is_a_number_whatever_another_server_lets_through(
+    length: bytes, status: int
+) -> None:
+    async def test() -> None:
+        sent = await ask(await app_of_an_echo(), length=length)
+        assert sent[0]["status"] == status
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize("leave", [False, True])
