@@ -194,8 +194,6 @@ class ProcessExecutor(SocketExecutor):
     # Ends
 
     def _cut_off(self, life: Life) -> None:
-        if life.worker.wait(0):
-            return
         if not life.worker.is_exiting():
             life.kill("disconnected")
             return
