@@ -28,6 +28,7 @@ from tests.faults.client import Log
 from tests.faults.conftest import IS_LONG, rounds
 from tests.faults.contract import LATE_S, message
 from tests.faults.defences import without
+from tests.faults.report import repeated
 from tests.faults.watch import kill, noted
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,7 @@ def keeps_its_series(server: Served, count: int) -> None:
 @pytest.mark.row("K1")
 def test_random_paths_and_names_add_no_series(serve: Serve, way: str) -> None:
     server = serve("Faulty", fast_path=way == "fast")
-    keeps_its_series(server, PATHS)
+    keeps_its_series(server, repeated(PATHS))
     assert server.predict(2).json() == 4
 
 
