@@ -100,10 +100,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def read(paths: Iterable[Path]) -> list[Ran]:
-    """What several runs have written."""
-    return [
-        each for path in paths for each in msgspec.json.decode(path.read_bytes(), type=list[Ran])
-    ]
+    """What several runs have written; of a test that ran twice, its failure or its longer run."""
+    found: dict[str, Ran] = {}
+    for path in paths:
+        for each in msgspec.json.decode(path.read_bytes(), type=list[Ran]):
+            found[each.test] = max(found.get(each.test, each), each, key=_weight)
+    return [*found.values()]
+
+
+def _weight(ran: Ran) -> tuple[int, int]:
+    return ("skipped", "passed", "failed").index(ran.outcome), ran.times
 
 
 def failing(ran: Sequence[Ran]) -> list[str]:

@@ -6,9 +6,11 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.faults.defences import DEFENCES
+from tests.faults.report import Ran, read
 from tests.faults.rows import NO_COUNTER, NOT_APPLICABLE, OTHERWISE, ROWS, SECTIONS
 
 HERE = Path(__file__).parent
@@ -63,3 +65,25 @@ def test_a_defence_is_where_it_was(name: str) -> None:
         found = source.count(defence.old)
         assert found == 1, f"{defence.module}: its old text is there {found} times"
         compile(source.replace(defence.old, defence.new), defence.module, "exec")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([("passed", 4), ("passed", 1000)], ("passed", 1000)),
+        ([("passed", 1000), ("passed", 4)], ("passed", 1000)),
+        ([("skipped", 1), ("passed", 1)], ("passed", 1)),
+        ([("failed", 1), ("passed", 1000)], ("failed", 1)),
+        ([("passed", 1000), ("failed", 1)], ("failed", 1)),
+    ],
+)
+def test_of_a_test_that_ran_twice_its_failure_counts_or_its_longer_run(
+    tmp_path: Path, outcomes: list[tuple[str, int]], expected: tuple[str, int]
+) -> None:
+    paths = []
+    for number, (outcome, times) in enumerate(outcomes):
+        paths.append(tmp_path / f"{number}.json")
+        ran = Ran("a", ["A1"], [], outcome, 1.0, times, "")
+        paths[-1].write_bytes(msgspec.json.encode([ran]))
+    [found] = read(paths)
+    assert (found.outcome, found.times) == expected
