@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.bodies import reader_of
 from headrace.codecs import JSON, MSGPACK, RAW, Codec
-from headrace.errors import DecodeError, OutputError, SchemaError
+from headrace.errors import DecodeError, OutputError, SchemaError, TooDeep
 
 from ._values import Drawn
 from ._verdicts import MAX_DEPTH, NAMES, SCHEMAS, slow, verdict
@@ -41,7 +41,10 @@ def check(data: bytes) -> None:
     schema, codec = data[0] % len(NAMES), data[1] % len(_CODECS)
     body = _drawn(data[2:], _CODECS[codec]) if data[1] & 128 else data[2:]
     expected = verdict(_SLOW[schema][codec], body)
-    assert verdict(_READERS[schema][codec], body) == expected
+    found = verdict(_READERS[schema][codec], body)
+    if found != expected:
+        # Of one that nests a thousand deep and is cut short, Python's stack says which is seen.
+        assert {found[0], expected[0]} == {TooDeep, DecodeError}, (found, expected)
     if isinstance(expected, tuple):
         kind, message, details = expected
         assert issubclass(kind, (DecodeError, SchemaError))
