@@ -136,10 +136,11 @@ async def _body(exchange: AsgiExchange, headers: Mapping[str, str], receive: Rec
     if declared is not None:
         if not _LENGTH.fullmatch(declared):
             raise InvalidHeader("Content-Length: expected a number of bytes")
-        if len(declared) > MAX_LENGTH_CHARS or int(declared) > limit:
+        length = int(declared) if len(declared) <= MAX_LENGTH_CHARS else limit + 1
+        if length > limit:
             raise too_large(limit)
-        if int(declared) > COUNTED_BYTES:
-            exchange.predict.budget.check(int(declared))
+        if length > COUNTED_BYTES:
+            exchange.predict.budget.check(length)
     chunks: list[bytes] = []
     size = 0
     while True:
