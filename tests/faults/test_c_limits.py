@@ -30,9 +30,7 @@ BUSY_TRIES = 3
 PLATEAU_BYTES = 8 * MIB
 """What memory may grow by in a few rounds where it is known to stop: the allocator keeps what large
 bodies, of many pieces, took. Over ASGI, bodies over their limit take 14 to 20 MiB in thirty rounds
-and nothing in the next; 100,000 instances 7 MiB in the first, and 4 KiB in the next hundred. Twenty
-bodies at their limit take nothing as a rule, and 2 MiB where two of them come to be held at once: a
-server that kept them would hold 20."""
+and nothing in the next; 100,000 instances 7 MiB in the first, and 4 KiB in the next hundred."""
 
 
 def spaces(size: int) -> bytes:
@@ -56,7 +54,8 @@ def test_a_body_at_the_limit_is_taken(contract: Contract, path: str, limit: int)
         wire.send(whole)
         assert wire.answer().status == 200
 
-    slack = SLACK_BYTES if contract.way == "fast" else PLATEAU_BYTES
+    # Over ASGI the two bodies of a round may come to be held at once, for the first time, late.
+    slack = SLACK_BYTES if contract.way == "fast" else SLACK_BYTES + 2 * limit
     contract.hold(act, rounds=10, reaches=2, slack_bytes=slack)
 
 

@@ -30,8 +30,8 @@ from tests.faults.stages import (
 pytestmark = pytest.mark.slow
 
 PROMISED_S = 0.05
-RESTARTS = "replica_restarts_total"
 """How soon nothing more is done for a client that is gone."""
+RESTARTS = "replica_restarts_total"
 
 
 def leave(cell: Cell, wires: Sequence[Wire]) -> None:
