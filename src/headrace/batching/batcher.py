@@ -457,14 +457,14 @@ class Batcher:
     def _recover(self, batch: Batch, blame: Blame) -> None:
         """Decide on the items of a batch whose replica is gone."""
         has_begun = batch.started_at is not None or batch.isolated
-        may_run_again = self._idempotent or not has_begun
         failure = Failure.of(ReplicaLost("the replica was lost while it ran this item"))
         for item in batch.items:
             item.batch = None
             if item.state is not RUNNING:
                 continue
             no_time = self.is_expected and self._is_too_late(item)
-            if blame.convicts(item) or no_time or not may_run_again:
+            may_run_again = not has_begun or (self._idempotent and not no_time)
+            if blame.convicts(item) or not may_run_again:
                 self._answer(item, FAILED, failure)
             else:
                 self._requeue(item)

@@ -328,8 +328,8 @@ MUTATIONS = [
     Mutation(
         "what may not be repeated is repeated",
         "batcher",
-        "may_run_again = self._idempotent or not has_begun",
-        "may_run_again = True",
+        "may_run_again = not has_begun or (self._idempotent and not no_time)",
+        "may_run_again = not has_begun or not no_time",
     ),
     Mutation(
         "quarantine is ignored",
@@ -469,6 +469,12 @@ MUTATIONS = [
         "batcher",
         "no_time = self.is_expected and self._is_too_late(item)",
         "no_time = False",
+    ),
+    Mutation(
+        "what was only at hand is lost with its replica",
+        "batcher",
+        "may_run_again = not has_begun or (self._idempotent and not no_time)",
+        "may_run_again = not no_time and (self._idempotent or not has_begun)",
     ),
     Mutation(
         "a later estimate comes too late for the lost items",

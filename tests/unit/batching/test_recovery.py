@@ -33,16 +33,21 @@ def test_what_waits_goes_on_waiting_if_it_is_wanted_until_then() -> None:
     assert [item.number for item in driver.run().items] == [2, 3]
 
 
-def test_what_was_on_the_lost_replica_waits_or_is_lost_at_once() -> None:
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_what_was_on_the_lost_replica_waits_or_is_lost_at_once(has_begun: bool) -> None:
+    """It is lost with it if it had begun, and never ran otherwise."""
     driver = Driver()
     for timeout_s in (0.5, 1.0, 0.5, 1.0):
         driver.submit(Item(deadline=driver.now + timeout_s))
-    driver.run()
+    batch = driver.run()
+    if has_begun:
+        driver.start(batch)
     driver.submit(Item(deadline=driver.now + 0.5))
     driver.batcher.lost(driver.now, 0, back_at=driver.now + 1)
-    lost = dict.fromkeys([1, 3], "replica_lost")
-    assert ends(driver.tick()) == {**lost, 5: "not_ready"}
-    assert driver.batcher.queue.count == 2
+    late = dict.fromkeys([1, 3], "replica_lost" if has_begun else "not_ready")
+    assert ends(driver.tick()) == {**late, 5: "not_ready"}
+    driver.batcher.ready(driver.now, 0)
+    assert [item.number for item in driver.run().items] == ([2] if has_begun else [2, 4])
 
 
 def test_suspects_wait_too() -> None:

@@ -735,9 +735,9 @@ class Machine(RuleBasedStateMachine):
             record.is_pardoned, is_blamed = True, False
         record.deaths += is_blamed
         is_guilty = record is guilty or (is_blamed and is_alone)
-        may_not_repeat = running.has_begun and not self.model.idempotent
         is_foreseen = not self.model.ready and self.model.back_at < math.inf
-        if is_guilty or may_not_repeat or (is_foreseen and not self.model.can_wait(record.item)):
+        is_late = is_foreseen and not self.model.can_wait(record.item)
+        if is_guilty or (running.has_begun and (is_late or not self.model.idempotent)):
             self.fail(number, "replica_lost")
         else:
             record.is_suspect |= is_blamed
