@@ -98,12 +98,14 @@ def serving(
 
     async def main() -> None:
         tasks: set[asyncio.Task[None]] = set()
+        writers: list[asyncio.StreamWriter] = []
 
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+            writers.append(writer)
             with contextlib.suppress(asyncio.CancelledError):
                 await server.serve(answering, reader, writer)
 
@@ -116,10 +118,13 @@ def serving(
         ready.set()
         await over.wait()
         listening.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:  # of those just accepted
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(others)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # in which their sockets are closed
 
     def work() -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:

@@ -177,11 +177,20 @@ def test_a_server_that_comes_late_is_found() -> None:
         port = taken.getsockname()[1]
     loop = asyncio.new_event_loop()
     servers: list[asyncio.Server] = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
         while await reader.read(4096):
             writer.write(answer(b"here"))
         writer.close()
+        await writer.wait_closed()
+
+    async def end() -> None:
+        servers[0].close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def listen(_: int) -> None:
         if not servers:
@@ -196,8 +205,7 @@ def test_a_server_that_comes_late_is_found() -> None:
             f"http://127.0.0.1:{port}/", numbered(150), settings, on_progress=listen
         )
     finally:
-        loop.call_soon_threadsafe(servers[0].close)
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
