@@ -1,7 +1,9 @@
 """A worker of another host that hangs: it does not notice that its connection has ended.
 
 The front gives such a worker up, but cannot end its process; nor can a thread of that, where the
-model holds the interpreter's lock. So its parent looks.
+model holds the interpreter's lock. So its parent looks, every now and then, in the system's table.
+A descriptor of the connection would tell it at once, but keep that open when the worker has died,
+for as long as the parent is stopped or busy: the front would wait for the dead.
 """
 
 from __future__ import annotations
