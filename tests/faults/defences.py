@@ -83,6 +83,17 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
             "        told, self._body_bytes = self._body_bytes, 0\n",
         ),
     ),
+    "what is kept is parsed before more is read": (
+        Defence(
+            "headrace.http.connection",
+            "                self._holds = BUSY  # what is read before that is parsed would pile up"
+            " behind it\n"
+            "                self._loop.call_soon(self._go_on)\n"
+            "            else:\n"
+            "                self._read()\n",
+            "                self._loop.call_soon(self._go_on)\n            self._read()\n",
+        ),
+    ),
     "TLS has flow control": (
         Defence(
             "headrace.http.connection",

@@ -7,16 +7,18 @@ import random
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Answer, Serve, eventually
 from tests.faults.conftest import ECHO, HTTP_MODELS
-from tests.faults.contract import Client, Contract, message
+from tests.faults.contract import Client, Contract, by, message
 from tests.faults.defences import without
 from tests.faults.test_a_http import CHUNKED, GOOD, MIB, headed, sized
-from tests.faults.watch import rss_bytes
+from tests.faults.watch import rss_bytes, takes_at_most
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +121,26 @@ def test_what_is_read_ahead_of_an_answer_is_bounded(contract: Contract) -> None:
 
 MAX_AHEAD = 64
 """Far above what is read ahead, and far below what was sent."""
+
+
+@pytest.mark.row("A6")
+def test_of_what_is_sent_without_a_pause_little_is_kept(serve: Serve, way: str) -> None:
+    settings: dict[str, Any] = by(way)
+    server = serve(ECHO, executor="inline", **settings)
+    with Client(server) as client:
+        send_without_a_pause(client)
+
+
+def send_without_a_pause(client: Client) -> None:
+    """Sixteen MiB of requests, each of which is answered soon."""
+    wire, count = client.wire(), 16_000
+    request = message("/predict", json.dumps({"n": 1, "filler": "x" * 1000}))
+    with takes_at_most(client.server, 4 * MIB), ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(wire.send, request * count)
+        for _ in range(count):
+            assert wire.answer().status == 200
+        sending.result()
+
 
 # Bodies that are announced
 
@@ -299,6 +321,14 @@ def test_without_a_bound_all_is_read_ahead(serve: Serve) -> None:
         in_flight = "headrace_http_requests_in_flight"
         eventually(lambda: server.metric(in_flight) > 2 + 2 * MAX_AHEAD, "them to be read")
         server.set("ahead")
+
+
+@pytest.mark.counter("A6")
+def test_what_is_read_before_the_rest_is_parsed_piles_up(serve: Serve) -> None:
+    env = without("what is kept is parsed before more is read")
+    server = serve(ECHO, executor="inline", env=env)
+    with Client(server) as client, pytest.raises(AssertionError, match="it took"):
+        send_without_a_pause(client)
 
 
 @pytest.mark.counter("A7")

@@ -33,7 +33,7 @@ from .refusals import Refusals
 from .sockets import end_if_read, has_gone, has_unread, reset_when_closed
 from .sweep import Sweep
 from .tls_transport import TlsTransport
-from .turns import AHEAD, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
+from .turns import AHEAD, BUSY, CLOGGED, UNREAD, AsgiTurn, Head, Line, Refused, Turn
 
 _log = logging.getLogger("headrace.requests")
 
@@ -47,6 +47,9 @@ MAX_AHEAD = 16
 """Requests that are read while an earlier one of their connection is not answered yet."""
 SLICE_BYTES = 4096
 """What is parsed at once of heads: no more requests than fit into this are read beyond those."""
+MAX_WORK, REQUEST_WORK = 4096, 32
+"""What one connection may do before others have their turn, in pieces of bodies, and what a request
+counts: about two milliseconds."""
 AROUND_BYTES = 64
 """More than stands around a header, and is not counted to the head: colon, blank, end of line."""
 PROBES_S = (0.02, 0.2, 2.0)
@@ -89,6 +92,7 @@ class Connection(asyncio.Protocol):
         "_in_head",
         "_is_last",
         "_is_new_head",
+        "_is_paused",
         "_is_refused",
         "_is_shut",
         "_later",
@@ -101,6 +105,7 @@ class Connection(asyncio.Protocol):
         "_since",
         "_unparsed_bytes",
         "_url",
+        "_work",
         "config",
         "is_ending",
         "oldest",
@@ -146,10 +151,12 @@ class Connection(asyncio.Protocol):
         self._is_last = self.is_leaving
         self._is_shut = False
         self._is_new_head = False
+        self._is_paused = False
         self._has_ended = False
         self._place: Place | None = None
         self._since: Instant = 0.0
         self._most_unread_bytes = 0
+        self._work = 0
 
     @classmethod
     def limited(
@@ -405,6 +412,8 @@ class Connection(asyncio.Protocol):
                     step = SLICE_BYTES if self.reading is None else 16 * SLICE_BYTES
                     self._feed(memoryview(data)[at : at + step])
                     at += step
+                    if self._work > MAX_WORK:
+                        self._let_others()
         except httptools.HttpParserError as error:
             if not self._is_refused:  # by what came before it
                 self.refuse(self._fault or _fault_of(error))
@@ -415,6 +424,12 @@ class Connection(asyncio.Protocol):
             self._head_goes_on(size)
         elif self.reading is not None:
             self._body_goes_on(size - len(self._rest))
+
+    def _let_others(self) -> None:
+        """Go on in the next turn of the loop, which may read from a socket until that is empty."""
+        self._work = 0
+        self.hold(BUSY)
+        self._loop.call_soon(self._go_on)
 
     def _feed(self, piece: bytes | memoryview) -> None:
         while True:
@@ -455,11 +470,13 @@ class Connection(asyncio.Protocol):
         self.sweep.expect(self._since + self.limits.body_timeout_s)
 
     def _go_on(self) -> None:
-        """Parse what was kept while the client was too far ahead."""
+        """Parse what was kept, and read on once there is no more of that."""
+        self._holds &= ~BUSY
         if self._rest and not self._is_refused and not self._holds:
             self._parse(self._rest)
             if self._has_ended and not self._rest and not self.eof_received():
                 self.transport.close()
+        self._read()
 
     @property
     def _is_far_ahead(self) -> bool:
@@ -495,6 +512,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._work += REQUEST_WORK
         if self._is_refused:
             return
         parser = self._parser
@@ -549,6 +567,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._work += 1
         if self.reading is not None:
             self.reading.take(body)
 
@@ -687,7 +706,8 @@ class Connection(asyncio.Protocol):
 
     def hold(self, why: int) -> None:
         """Read no more, for this reason."""
-        if not self._holds and not self._has_ended and not self.transport.is_closing():
+        if not self._is_paused and not self._has_ended and not self.transport.is_closing():
+            self._is_paused = True
             self.transport.pause_reading()
             self.sweep.expect(self.clock() + self.sweep.grain_s)
         self._holds |= why
@@ -696,11 +716,20 @@ class Connection(asyncio.Protocol):
         """This is no reason any more not to read."""
         if self._holds & why:
             self._holds &= ~why
-            if not self._holds and not self.transport.is_closing():
-                if not self._has_ended:
-                    self.transport.resume_reading()
-                if self._rest:
-                    self._loop.call_soon(self._go_on)
+            if self._holds:
+                return
+            if self._rest:
+                self._holds = BUSY  # what is read before that is parsed would pile up behind it
+                self._loop.call_soon(self._go_on)
+            else:
+                self._read()
+
+    def _read(self) -> None:
+        """Read again, unless something speaks against it."""
+        may_read = not self._holds and not self._has_ended and not self.transport.is_closing()
+        if self._is_paused and may_read:
+            self._is_paused = False
+            self.transport.resume_reading()
 
     def _probe(self, number: int) -> None:
         """Find out whether a client that sends no more still reads.

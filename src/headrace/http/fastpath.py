@@ -221,7 +221,8 @@ class FastConnection(Connection):
 
     def _remember(self, data: bytes, plan: Plan) -> None:
         """Remember a head, if the data was one whole request with it and nothing else."""
-        is_whole = self.reading is None and not self._in_head and self._later is None
+        is_begun = self.reading is not None or self._in_head or self._rest
+        is_whole = not is_begun and self._later is None
         if not is_whole or self._is_last or self._is_refused or self._strange >= MAX_STRANGE:
             return
         head = head_of(data, self._headers)

@@ -12,7 +12,7 @@ from .heads import joined
 from .insides import HIGH_WATER_BYTES, Cycle
 
 # Why a connection is not read from
-AHEAD, CLOGGED, UNREAD = 1, 2, 4
+AHEAD, CLOGGED, UNREAD, BUSY = 1, 2, 4, 8
 
 
 class Turn(Protocol):

@@ -12,7 +12,7 @@ import pytest
 
 from headrace import Limits, Model
 from headrace.call import Failure, Payload, Value
-from headrace.http.connection import MAX_AHEAD
+from headrace.http.connection import MAX_AHEAD, MAX_WORK, REQUEST_WORK, SLICE_BYTES
 from headrace.http.exchange import Exchange
 from headrace.http.fastpath import (
     OWN_WRITE_BYTES,
@@ -432,6 +432,54 @@ def test_many_requests_in_one_read_are_answered_in_order_and_few_are_held(count:
         assert [answer.body for answer in peer.answers] == [b"[%d]" % n for n in range(count)]
         assert held <= MAX_AHEAD + 1 + 4096 // len(post(b"[1]"))
         assert peer.is_reading and not peer.has_end
+
+
+def test_what_is_kept_is_answered_before_more_is_read() -> None:
+    many = b"".join(post(b"[%d]" % n) for n in range(300))
+    with Peers() as peers:
+        peer = peers.connect()
+        for _ in range(5):
+            peer.send(many)
+        kept = 0
+        while len(peer.answers) < 5 * 300:
+            kept = max(kept, len(peer.connection._rest))
+            peers.loop.run()
+            peers.executor.begin()
+            peers.executor.finish()
+        assert 0 < kept < len(many)
+        assert peer.is_reading
+
+
+def test_requests_refused_at_once_leave_others_their_turn() -> None:
+    bad = post(b"", "x-request-timeout: soon\r\n")
+    with Peers() as peers:
+        peer = peers.connect()
+        peer.send(bad * 1000)
+        assert len(peer.answers) <= MAX_WORK / REQUEST_WORK + 1 + SLICE_BYTES / len(bad)
+        assert not peer.is_reading
+        peers.loop.run()
+        assert peer.statuses == [400] * 1000
+        assert peer.is_reading
+
+
+@pytest.mark.parametrize("reads", [1, 4])
+def test_a_body_in_many_chunks_leaves_others_their_turn(reads: int) -> None:
+    count, chunk = 24_000, b"1\r\n7\r\n"
+    with Peers() as peers:
+        peer = peers.connect()
+        peer.send(b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(reads):
+            peer.send(chunk * (count // reads))
+        turn = peer.connection.reading
+        assert isinstance(turn, FastExchange)
+        assert turn.size <= MAX_WORK + 16 * SLICE_BYTES / len(chunk)
+        assert not peer.is_reading
+        peers.loop.run()
+        assert turn.size == count
+        assert peer.is_reading
+        peer.send(b"0\r\n\r\n")
+        peers.run()
+        assert [answer.body for answer in peer.answers] == [b"7" * count]
 
 
 def test_a_client_that_has_ended_is_answered_all_that_it_had_sent() -> None:
