@@ -86,9 +86,8 @@ DEFENCES: Mapping[str, tuple[Defence, ...]] = {
     "what is kept is parsed before more is read": (
         Defence(
             "headrace.http.connection",
-            "                self._holds = BUSY  # what is read before that is parsed would pile up"
+            "                self._let_others()  # what is read before that is parsed would pile up"
             " behind it\n"
-            "                self._loop.call_soon(self._go_on)\n"
             "            else:\n"
             "                self._read()\n",
             "                self._loop.call_soon(self._go_on)\n            self._read()\n",

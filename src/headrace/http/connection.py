@@ -719,8 +719,7 @@ class Connection(asyncio.Protocol):
             if self._holds:
                 return
             if self._rest:
-                self._holds = BUSY  # what is read before that is parsed would pile up behind it
-                self._loop.call_soon(self._go_on)
+                self._let_others()  # what is read before that is parsed would pile up behind it
             else:
                 self._read()
 
